@@ -1,0 +1,314 @@
+"""Messages to bytes and back.
+
+One JSON object is read in two steps: msgspec splits it into fields whose values stay raw, then
+cattrs structures the class that ``op`` names, each field by a strict msgspec decoder of its
+type. So nothing untyped is ever built from hostile input (it costs 30 times its size), payloads
+keep their bytes, and 2.9 or "7" never passes for a whole number.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+import msgspec
+from cattrs.gen import make_dict_unstructure_fn
+from msgspec import UNSET, Raw
+
+from trioline.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, RequestRefused
+from trioline.snapshot import Snapshot
+from trioline.wire.messages import (
+    Bye,
+    Complete,
+    Done,
+    DoneLines,
+    Extend,
+    Fail,
+    Get,
+    Hello,
+    Note,
+    Ping,
+    Refusal,
+    Release,
+    Request,
+    Retry,
+    Set,
+    Status,
+    Work,
+    WorkItem,
+    WorkLines,
+)
+
+T = TypeVar("T")
+
+REQUESTS: dict[str, type[Request]] = {
+    kind.op: kind
+    for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Ping, Bye)
+}
+"""What each ``op`` is; ``done`` with ``count`` is ``DoneLines`` instead."""
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_raw = msgspec.json.Decoder(Raw)
+_scalar = msgspec.json.Decoder(str | int | float | bool | None)
+_encoder = msgspec.json.Encoder()
+
+BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
+"""All that msgspec raises on bytes that are not JSON (a UnicodeDecodeError is a ValueError)."""
+
+_converter = cattrs.Converter()
+
+
+@_converter.register_structure_hook_factory(lambda kind: not attrs.has(kind))
+def _field_hook(kind: Any) -> Callable[[Raw, object], object]:  # noqa: ANN401 - any annotation
+    decode = msgspec.json.Decoder(kind).decode
+    return lambda raw, _: decode(raw)
+
+
+@_converter.register_unstructure_hook_factory(attrs.has)
+def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
+    omit = {
+        field.name: cattrs.override(omit_if_default=True)
+        for field in attrs.fields(kind)
+        if field.default is None
+    }
+    return make_dict_unstructure_fn(kind, _converter, **omit)  # type: ignore[arg-type]
+
+
+_converter.register_unstructure_hook_func(
+    lambda kind: not attrs.has(kind), lambda value: value
+)  # msgspec encodes the rest itself
+
+
+@attrs.frozen
+class Envelope:
+    """A message whose JSON holds, before its fields are looked at."""
+
+    op: str
+    ref: Raw | None
+    """Goes into the reply unchanged."""
+    fields: dict[str, Raw]
+
+    @property
+    def raw_count(self) -> int:
+        """How many raw lines follow the message, as far as it can be told; 0 where none do."""
+        if self.op != "done" or "count" not in self.fields:
+            return 0
+        try:
+            return max(0, msgspec.json.decode(self.fields["count"], type=int))
+        except BAD_JSON_ERRORS:
+            return 0
+
+    def request(self) -> Request:
+        """Check the fields.
+
+        Raises:
+            RemoteProtocolError: With ``UNKNOWN_OP`` or ``BAD_REQUEST`` and the field's name.
+        """
+        kind = REQUESTS.get(self.op)
+        if kind is None:
+            raise RemoteProtocolError(
+                ErrorCode.UNKNOWN_OP, f"There is no op {self.op[:40]!r}; see protocol.md for those there are."
+            )
+        if kind is Done and ("count" in self.fields or "first" in self.fields):
+            if "results" in self.fields:
+                raise RemoteProtocolError(
+                    ErrorCode.BAD_REQUEST, "done has either results, or first and count: not both."
+                )
+            kind = DoneLines
+        return _structure(self.fields, kind)
+
+
+def _structure(fields: dict[str, Raw], kind: type[T]) -> T:
+    try:
+        return _converter.structure(fields, kind)
+    except cattrs.ClassValidationError as group:
+        cause, name = group.group_exceptions()[0][0] if group.group_exceptions()[0] else (None, None)
+        field = "?" if name is None else name.name
+        if isinstance(cause, KeyError):
+            problem = f"the field {field!r} is missing"
+        else:
+            problem = f"the field {field!r} does not fit: {cause}"
+        op = getattr(kind, "op", kind.__name__)
+        raise RemoteProtocolError(ErrorCode.BAD_REQUEST, f"In {op}, {problem}.") from group
+
+
+def _open(line: bytes) -> dict[str, Raw]:
+    try:
+        line.decode()
+        return _fields.decode(line)
+    except BAD_JSON_ERRORS as error:
+        raise RemoteProtocolError(
+            ErrorCode.BAD_JSON, f"A message is one JSON object on one line; this is not: {error}."
+        ) from error
+
+
+def open_envelope(line: bytes) -> Envelope:
+    """Read one message as far as its ``op`` and ``ref``.
+
+    Raises:
+        RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8, with
+            ``BAD_REQUEST`` where ``op`` is no string or ``ref`` no scalar.
+    """
+    fields = _open(line)
+    ref = fields.pop("ref", None)
+    op = fields.pop("op", None)
+    try:
+        if ref is not None:
+            _scalar.decode(ref)
+        name = msgspec.json.decode(op, type=str) if op is not None else None
+    except BAD_JSON_ERRORS as error:
+        raise RemoteProtocolError(
+            ErrorCode.BAD_REQUEST, f"op must be a string and ref a scalar: {error}."
+        ) from error
+    if name is None:
+        raise RemoteProtocolError(
+            ErrorCode.BAD_REQUEST, 'A request names what it wants in op, as in {"op":"ping"}.'
+        )
+    return Envelope(name, ref, fields)
+
+
+def encode_request(request: Request, body: bytes = b"") -> bytes:
+    """Write a request as its line, with the raw result lines of a ``DoneLines`` behind it."""
+    fields = {"op": request.op, **_converter.unstructure(request)}
+    return _line(fields) + body
+
+
+def encode_reply(reply: object, ref: Raw | None = None, body: bytes = b"") -> bytes:
+    """Write a reply as its line, with the raw lines of a ``WorkLines`` behind it.
+
+    Args:
+        reply: One of the reply classes of ``messages``, or a ``Snapshot``.
+        ref: What the request had as ``ref``.
+        body: Raw lines, each with its newline.
+    """
+    fields: dict[str, object] = {"ok": not isinstance(reply, Refusal), **_converter.unstructure(reply)}
+    if ref is not None:
+        fields["ref"] = ref
+    return _line(fields) + body
+
+
+def _line(fields: dict[str, object]) -> bytes:
+    try:
+        return _encoder.encode(fields) + b"\n"
+    except (TypeError, ValueError) as error:  # lone surrogates, foreign objects
+        raise LocalProtocolError(f"This cannot be sent as JSON: {error}.") from error
+
+
+def _reply_fields(line: bytes) -> dict[str, Raw]:
+    fields = _open(line)
+    if "ok" not in fields:
+        raise RemoteProtocolError(ErrorCode.BAD_JSON, "The server's reply has no ok.")
+    if bytes(fields["ok"]) != b"true":
+        refusal = _structure(fields, Refusal)
+        raise RequestRefused(refusal.error, refusal.message)
+    return fields
+
+
+def decode_reply(line: bytes, kind: type[T]) -> T:
+    """Read the reply to any request but ``get``.
+
+    Raises:
+        RequestRefused: The server said no.
+        RemoteProtocolError: It is no such reply.
+    """
+    return _structure(_reply_fields(line), kind)
+
+
+def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
+    """Read the reply to a ``get``; the raw lines of a ``WorkLines`` follow it on the stream.
+
+    Raises:
+        RequestRefused: The server said no.
+        RemoteProtocolError: It is no such reply.
+    """
+    fields = _reply_fields(line)
+    match bytes(fields.get("status", b"")):
+        case b'"work"':
+            return _structure(fields, Work if "items" in fields else WorkLines)
+        case b'"retry"':
+            return _structure(fields, Retry)
+        case b'"complete"':
+            return _structure(fields, Complete)
+        case other:
+            raise RemoteProtocolError(ErrorCode.BAD_JSON, f"The server's get has status {other!r}.")
+
+
+def decode_status(line: bytes) -> Snapshot:
+    """Read the reply to ``status``; raises as ``decode_reply``."""
+    return decode_reply(line, Snapshot)
+
+
+def is_json(line: bytes) -> bool:
+    """Whether ``line`` is one JSON value (RFC 8259) in UTF-8 that this parser follows.
+
+    It does not follow values deeper than its recursion limit (about 1,000 levels) and lone
+    surrogate escapes.
+    """
+    try:
+        if not line.isascii():
+            line.decode()
+        _raw.decode(line)
+    except BAD_JSON_ERRORS:
+        return False
+    return True
+
+
+def find_bad_json(block: bytes, count: int) -> int | None:
+    """Look for the first of ``count`` lines that is not JSON.
+
+    Args:
+        block: The lines, each ended by a newline.
+        count: How many they are.
+
+    Returns:
+        Its place, from 0; None where all are JSON.
+    """
+    try:
+        block.decode()
+        # One value a line and nothing around it: joined again, they must be the block itself.
+        # msgspec takes any white space as the end of a line, the comparison does not.
+        values = _raw.decode_lines(block)
+        if len(values) == count and b"\n".join(values) + b"\n" == block:  # type: ignore[arg-type]
+            return None
+    except BAD_JSON_ERRORS:
+        pass
+    for place, line in enumerate(block[:-1].split(b"\n")):
+        if not is_json(line):
+            return place
+    return None
+
+
+def work_item(line_number: int, line: bytes, attempt: int, *, text: bool) -> WorkItem:
+    """Make the row for an input line: ``data`` where it is JSON and may be, else text, else base64."""
+    if not text and is_json(line):
+        return WorkItem(line_number, data=Raw(line), attempt=attempt)
+    try:
+        return WorkItem(line_number, line=line.decode(), attempt=attempt)
+    except UnicodeDecodeError:
+        return WorkItem(line_number, base64=base64.b64encode(line).decode(), attempt=attempt)
+
+
+def item_bytes(item: WorkItem) -> bytes:
+    """Give the input line behind a row back, byte for byte.
+
+    Raises:
+        RemoteProtocolError: The row has none, or its base64 does not hold.
+    """
+    if item.data is not UNSET:
+        return bytes(item.data)
+    if item.line is not UNSET:
+        return item.line.encode()
+    try:
+        return base64.b64decode(item.base64 if item.base64 is not UNSET else "!", validate=True)
+    except ValueError as error:
+        raise RemoteProtocolError(ErrorCode.BAD_JSON, f"Item {item.id} has no line.") from error
+
+
+@functools.cache
+def fixed_reply(kind: type) -> bytes:
+    """The bytes of a reply without fields of its own, made once."""
+    return encode_reply(kind())
