@@ -210,7 +210,7 @@ class Address:
             path = text.removeprefix("unix:").removeprefix("//")
             if not path:
                 raise UsageError(f"The address {text!r} has no path: write unix:/path/to/socket.")
-            return cls(path=os.path.expanduser(path))  # noqa: PTH111 - stays a str, as sockets want
+            return cls(path=os.path.expanduser(path))
         match = re.fullmatch(
             r"(?:tcp://)?(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:/@\s]+))(?::(?P<port>\d{1,5}))?/?",
             text,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from trioline.wire.messages import (
     DoneLines,
     Extend,
     Fail,
+    Form,
     Get,
     Hello,
     Note,
@@ -66,6 +68,10 @@ _converter = cattrs.Converter()
 def _field_hook(kind: Any) -> Callable[[Raw, object], object]:  # noqa: ANN401 - any annotation
     decode = msgspec.json.Decoder(kind).decode
     return lambda raw, _: decode(raw)
+
+
+for _kind in (int, float, str, bool, Form):  # cattrs would find its own hooks for these first
+    _converter.register_structure_hook(_kind, _field_hook(_kind))
 
 
 @_converter.register_unstructure_hook_factory(attrs.has)
@@ -111,7 +117,8 @@ class Envelope:
         kind = REQUESTS.get(self.op)
         if kind is None:
             raise RemoteProtocolError(
-                ErrorCode.UNKNOWN_OP, f"There is no op {self.op[:40]!r}; see protocol.md for those there are."
+                ErrorCode.UNKNOWN_OP,
+                f"There is no op {self.op[:40]!r}; see protocol.md for those there are.",
             )
         if kind is Done and ("count" in self.fields or "first" in self.fields):
             if "results" in self.fields:
@@ -126,7 +133,9 @@ def _structure(fields: dict[str, Raw], kind: type[T]) -> T:
     try:
         return _converter.structure(fields, kind)
     except cattrs.ClassValidationError as group:
-        cause, name = group.group_exceptions()[0][0] if group.group_exceptions()[0] else (None, None)
+        cause, name = (
+            group.group_exceptions()[0][0] if group.group_exceptions()[0] else (None, None)
+        )
         field = "?" if name is None else name.name
         if isinstance(cause, KeyError):
             problem = f"the field {field!r} is missing"
@@ -185,7 +194,10 @@ def encode_reply(reply: object, ref: Raw | None = None, body: bytes = b"") -> by
         ref: What the request had as ``ref``.
         body: Raw lines, each with its newline.
     """
-    fields: dict[str, object] = {"ok": not isinstance(reply, Refusal), **_converter.unstructure(reply)}
+    fields: dict[str, object] = {
+        "ok": not isinstance(reply, Refusal),
+        **_converter.unstructure(reply),
+    }
     if ref is not None:
         fields["ref"] = ref
     return _line(fields) + body
@@ -257,28 +269,21 @@ def is_json(line: bytes) -> bool:
     return True
 
 
-def find_bad_json(block: bytes, count: int) -> int | None:
-    """Look for the first of ``count`` lines that is not JSON.
+def find_bad_json(block: bytes) -> int | None:
+    """Look for the first line that is not JSON.
 
     Args:
-        block: The lines, each ended by a newline.
-        count: How many they are.
+        block: One line or more, each ended by a newline.
 
     Returns:
         Its place, from 0; None where all are JSON.
     """
+    lines = block[:-1].split(b"\n")
     try:
         block.decode()
-        # One value a line and nothing around it: joined again, they must be the block itself.
-        # msgspec takes any white space as the end of a line, the comparison does not.
-        values = _raw.decode_lines(block)
-        if len(values) == count and b"\n".join(values) + b"\n" == block:  # type: ignore[arg-type]
-            return None
+        deque(map(_raw.decode, lines), maxlen=0)
     except BAD_JSON_ERRORS:
-        pass
-    for place, line in enumerate(block[:-1].split(b"\n")):
-        if not is_json(line):
-            return place
+        return next(place for place, line in enumerate(lines) if not is_json(line))
     return None
 
 

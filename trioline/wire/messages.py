@@ -155,18 +155,7 @@ class Bye:
 
 
 Request = (
-    Hello
-    | Get
-    | Done
-    | DoneLines
-    | Fail
-    | Release
-    | Extend
-    | Note
-    | Status
-    | Set
-    | Ping
-    | Bye
+    Hello | Get | Done | DoneLines | Fail | Release | Extend | Note | Status | Set | Ping | Bye
 )
 
 
