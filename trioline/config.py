@@ -7,6 +7,7 @@ The limits that a peer can meet are the ones protocol.md lists under "Limits"; a
 from __future__ import annotations
 
 import enum
+import ipaddress
 import math
 import os
 import re
@@ -39,8 +40,8 @@ MAX_OUTBOX_BYTES = 16 * 1024 * 1024
 """Replies of one connection that wait to be sent; past that it is not read further."""
 MAX_CONNECTIONS = 20_000
 """Open connections; one more is answered ``too-many`` and closed."""
-MAX_HELD_LINES = 1_000_000
-"""Lines one connection may hold; ``get`` beyond it is answered ``too-many``."""
+MAX_HELD_LEASES = 10_000
+"""Leases one connection may hold; ``get`` beyond it is answered ``too-many``."""
 MAX_HELLO_BYTES = 16 * 1024
 """One message of a peer that still owes its token."""
 MAX_HELLO_SECONDS = 10.0
@@ -87,13 +88,26 @@ class Fsync(enum.StrEnum):
 
 
 def _between(low: float, high: float = math.inf) -> Any:  # noqa: ANN401 - attrs' validator type
-    def check(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    def check(_instance: object, attribute: Any, value: Any) -> None:  # noqa: ANN401
         if not (low <= value <= high) or math.isnan(value):
             option = "--" + attribute.name.removesuffix("_seconds").replace("_", "-")
-            upper = "" if high == math.inf else f" and at most {high:g}"
-            raise UsageError(f"{option} is {value:g}; it must be at least {low:g}{upper}.")
+            upper = "" if high == math.inf else f" and at most {_plain(high)}"
+            raise UsageError(
+                f"{option} is {_plain(value)}; it must be at least {_plain(low)}{upper}."
+            )
 
     return check
+
+
+def _plain(number: float) -> str:
+    return f"{number:.15g}" if isinstance(number, float) else str(number)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @attrs.frozen(kw_only=True)
@@ -151,6 +165,15 @@ class ServerSettings:
     """How long to wait at the first signal for results that are on their way."""
     max_connections: int = attrs.field(default=MAX_CONNECTIONS, validator=_between(1, 1_000_000))
 
+    def __attrs_post_init__(self) -> None:
+        if self.port is None and self.unix is None:
+            raise UsageError("There is nowhere to listen: give --port, --unix or both.")
+        if self.port is not None and self.token is None and not _is_loopback(self.host):
+            raise UsageError(
+                f"--host {self.host} can be reached from other machines: give --token-file too, "
+                "with a secret in it, and the same to the workers."
+            )
+
 
 converter = cattrs.Converter(forbid_extra_keys=True)
 """Structures settings from plain mappings; strict about types, unlike the defaults."""
@@ -174,6 +197,20 @@ def _strict_float(value: Any, _type: type) -> float:  # noqa: ANN401 - untyped b
 def _strict_bool(value: Any, _type: type) -> bool:  # noqa: ANN401 - untyped by nature
     if type(value) is not bool:
         raise UsageError(f"{value!r} is neither true nor false.")
+    return value
+
+
+@converter.register_structure_hook
+def _strict_str(value: Any, kind: type[str]) -> str:  # noqa: ANN401 - untyped by nature
+    if not isinstance(value, str):
+        raise UsageError(f"{value!r} is not a text.")
+    return kind(value)  # Fsync comes here, too: it is a str
+
+
+@converter.register_structure_hook
+def _strict_bytes(value: Any, _type: type) -> bytes:  # noqa: ANN401 - untyped by nature
+    if type(value) is not bytes:
+        raise UsageError(f"{value!r} is not bytes.")
     return value
 
 
@@ -203,16 +240,21 @@ class Address:
         """
         if text.startswith("@"):
             try:
-                return cls.parse(Path(text[1:]).read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError) as error:
+                content = Path(text[1:]).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible path
                 raise UsageError(f"The address file {text[1:]} cannot be read: {error}.") from error
+            if content.startswith("@"):
+                raise UsageError(
+                    f"The address file {text[1:]} names another file: {content[:80]!r}."
+                )
+            return cls.parse(content)
         if text.startswith("unix:"):
             path = text.removeprefix("unix:").removeprefix("//")
             if not path:
                 raise UsageError(f"The address {text!r} has no path: write unix:/path/to/socket.")
             return cls(path=os.path.expanduser(path))
         match = re.fullmatch(
-            r"(?:tcp://)?(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:/@\s]+))(?::(?P<port>\d{1,5}))?/?",
+            r"(?:tcp://)?(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:/@\s\0]+))(?::(?P<port>[0-9]{1,5}))?/?",
             text,
         )
         if match is None:

@@ -87,7 +87,7 @@ class StorageError(TriolineError):
 
 
 class DiskFull(StorageError):
-    """There is no room (ENOSPC, EDQUOT, EFBIG). Nothing was taken; the same call may be repeated."""
+    """There is no room (ENOSPC, EDQUOT, EFBIG). Nothing was taken; the call may be repeated."""
 
 
 class ProtocolError(TriolineError):
@@ -102,12 +102,14 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent something the protocol forbids.
 
     Attributes:
-        code: The word for it on the wire; ``code.closes`` says whether the connection survives.
+        code: The word for it on the wire.
+        is_fatal: Whether the rest of the stream means nothing, so that the connection ends.
     """
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, is_fatal: bool | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.is_fatal = code.closes if is_fatal is None else is_fatal
 
 
 class RequestRefused(TriolineError):

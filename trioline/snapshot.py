@@ -49,13 +49,13 @@ class Snapshot:
     job: str
     """The run's id."""
     state: str
-    """``running``, ``paused``, ``draining`` or ``complete``; ``disk-full`` while waiting for room."""
+    """``running``, ``paused``, ``disk-full`` (waiting for room), ``draining`` or ``complete``."""
     total: int | None
     """Lines in the input; None until its end has been read."""
     written: int
     """Lines whose results are in the output, in order."""
     ahead: int
-    """Lines settled before their turn, rejected ones included; their results wait in the journal."""
+    """Lines settled before their turn, rejected ones included: they wait in the journal."""
     leased: int
     queued: int
     """Lines that came back and wait to be given out again."""

@@ -47,6 +47,9 @@ from trioline.wire.messages import (
 
 T = TypeVar("T")
 
+Ref = Raw | None
+"""A request's ``ref``, for its reply; None where it has none."""
+
 REQUESTS: dict[str, type[Request]] = {
     kind.op: kind
     for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Ping, Bye)
@@ -55,7 +58,7 @@ REQUESTS: dict[str, type[Request]] = {
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _raw = msgspec.json.Decoder(Raw)
-_scalar = msgspec.json.Decoder(str | int | float | bool | None)
+_int = msgspec.json.Decoder(int)
 _encoder = msgspec.json.Encoder()
 
 BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
@@ -84,6 +87,7 @@ def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
     return make_dict_unstructure_fn(kind, _converter, **omit)  # type: ignore[arg-type]
 
 
+_converter.register_unstructure_hook(Snapshot, attrs.asdict)  # nested, and in order
 _converter.register_unstructure_hook_func(
     lambda kind: not attrs.has(kind), lambda value: value
 )  # msgspec encodes the rest itself
@@ -94,19 +98,27 @@ class Envelope:
     """A message whose JSON holds, before its fields are looked at."""
 
     op: str
-    ref: Raw | None
+    ref: Ref
     """Goes into the reply unchanged."""
     fields: dict[str, Raw]
 
     @property
     def raw_count(self) -> int:
         """How many raw lines follow the message, as far as it can be told; 0 where none do."""
-        if self.op != "done" or "count" not in self.fields:
-            return 0
+        return self._number("count") or 0
+
+    @property
+    def bytes_hint(self) -> int | None:
+        """How long those lines are said to be, with their newlines."""
+        return self._number("bytes")
+
+    def _number(self, field: str) -> int | None:
+        if self.op != "done" or field not in self.fields:
+            return None
         try:
-            return max(0, msgspec.json.decode(self.fields["count"], type=int))
+            return max(0, _int.decode(self.fields[field]))
         except BAD_JSON_ERRORS:
-            return 0
+            return None
 
     def request(self) -> Request:
         """Check the fields.
@@ -165,13 +177,16 @@ def open_envelope(line: bytes) -> Envelope:
     fields = _open(line)
     ref = fields.pop("ref", None)
     op = fields.pop("op", None)
+    # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
+    if ref is not None and bytes(ref).startswith((b"{", b"[")):
+        raise RemoteProtocolError(
+            ErrorCode.BAD_REQUEST, "ref must be a scalar: it is an object or an array."
+        )
     try:
-        if ref is not None:
-            _scalar.decode(ref)
         name = msgspec.json.decode(op, type=str) if op is not None else None
     except BAD_JSON_ERRORS as error:
         raise RemoteProtocolError(
-            ErrorCode.BAD_REQUEST, f"op must be a string and ref a scalar: {error}."
+            ErrorCode.BAD_REQUEST, f"op must be a string: {error}."
         ) from error
     if name is None:
         raise RemoteProtocolError(
@@ -186,7 +201,7 @@ def encode_request(request: Request, body: bytes = b"") -> bytes:
     return _line(fields) + body
 
 
-def encode_reply(reply: object, ref: Raw | None = None, body: bytes = b"") -> bytes:
+def encode_reply(reply: object, ref: Ref = None, body: bytes = b"") -> bytes:
     """Write a reply as its line, with the raw lines of a ``WorkLines`` behind it.
 
     Args:
@@ -201,6 +216,11 @@ def encode_reply(reply: object, ref: Raw | None = None, body: bytes = b"") -> by
     if ref is not None:
         fields["ref"] = ref
     return _line(fields) + body
+
+
+def encode_refusal(error: RemoteProtocolError, ref: Ref = None) -> bytes:
+    """Write the reply to a request that was not carried out."""
+    return encode_reply(Refusal(error=error.code, message=str(error)), ref)
 
 
 def _line(fields: dict[str, object]) -> bytes:
@@ -240,7 +260,9 @@ def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
     fields = _reply_fields(line)
     match bytes(fields.get("status", b"")):
         case b'"work"':
-            return _structure(fields, Work if "items" in fields else WorkLines)
+            if "items" in fields:
+                return _structure(fields, Work)
+            return _structure(fields, WorkLines)
         case b'"retry"':
             return _structure(fields, Retry)
         case b'"complete"':
@@ -288,7 +310,7 @@ def find_bad_json(block: bytes) -> int | None:
 
 
 def work_item(line_number: int, line: bytes, attempt: int, *, text: bool) -> WorkItem:
-    """Make the row for an input line: ``data`` where it is JSON and may be, else text, else base64."""
+    """Make the row for an input line: ``data`` for JSON, else ``line``, else ``base64``."""
     if not text and is_json(line):
         return WorkItem(line_number, data=Raw(line), attempt=attempt)
     try:

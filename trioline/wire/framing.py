@@ -1,8 +1,9 @@
-"""Bytes into messages and blocks of raw lines, with exact limits and no copying twice.
+"""Bytes into messages and blocks of raw lines, with exact limits.
 
 A ``Framer`` is fed what was received and asked for what it is expected to hold next: a message,
-or a block of so many raw lines. What is unfinished is kept in a list of pieces, so a long line
-that comes in small pieces costs its length once, not its length squared.
+or a block of so many raw lines. What is unfinished is kept in one growing buffer and only what is
+new is searched, so a long line that comes in small pieces costs its length once, in time and in
+memory, not its length squared.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ class Framer:
         self.max_block_bytes = max_block_bytes
         self._chunk = b""
         self._at = 0
-        self._pieces: list[bytes] = []
-        self._pieces_bytes = 0
-        self._newlines = 0  # in _pieces: of a block that is not whole yet
-        self._open_bytes = 0  # in _pieces: since the last newline
+        self._kept = bytearray()  # of a message or block that is not whole yet
+        self._newlines = 0  # in _kept, of a block
+        self._open_bytes = 0  # in _kept, of a block: since the last newline
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
@@ -41,7 +41,7 @@ class Framer:
     @property
     def is_between_messages(self) -> bool:
         """Whether nothing is buffered: where a stream may end."""
-        return not self._pieces and self._at >= len(self._chunk)
+        return not self._kept and self._at >= len(self._chunk)
 
     def next_message(self) -> bytes | None:
         """Take the next message, without its newline and a carriage return before it.
@@ -55,21 +55,23 @@ class Framer:
         """
         if self._at >= len(self._chunk):
             return None
-        if not self._pieces and self._chunk[self._at] != 0x7B:
+        if not self._kept and self._chunk[self._at] != 0x7B:
             raise RemoteProtocolError(
                 ErrorCode.BAD_JSON,
                 "A message is one JSON object on one line, so it begins with {; see protocol.md.",
             )
         end = self._chunk.find(b"\n", self._at)
         if end < 0:
-            self._keep(len(self._chunk))
-            self._check_open_line()
+            self._keep()
+            # A carriage return at the end may still be followed by its newline.
+            if len(self._kept) - self._kept.endswith(b"\r") > self.max_line_bytes:
+                self._too_long()
             return None
-        line = self._take(end)
+        line = self._take(end).removesuffix(b"\r")
         self._at = end + 1
         if len(line) > self.max_line_bytes:
             self._too_long()
-        return line[:-1] if line.endswith(b"\r") else line
+        return line
 
     def next_block(self, count: int, bytes_hint: int | None = None) -> bytes | None:
         """Take ``count`` raw lines as one piece, each with its newline.
@@ -85,75 +87,71 @@ class Framer:
             RemoteProtocolError: ``LINE_TOO_LONG`` for a line, ``TOO_LARGE`` for the block, as soon
                 as it is over its limit. The framer is of no use then.
         """
-        chunk, at = self._chunk, self._at
         wanted = count - self._newlines
-        end = None
-        if bytes_hint is not None:
-            guess = at + bytes_hint - self._pieces_bytes
-            if (
-                at < guess <= len(chunk)
-                and chunk[guess - 1] == 0x0A
-                and chunk.count(b"\n", at, guess) == wanted
-            ):
-                end = guess
+        end = self._hinted_end(wanted, bytes_hint)
         if end is None:
-            found = chunk.count(b"\n", at)
+            found, end = self._skip_lines(wanted)
             if found < wanted:
-                self._newlines += found
-                last = chunk.rfind(b"\n", at)
-                if last >= 0:
-                    self._check_lines(chunk[at:last])
-                self._open_bytes = len(chunk) - last - 1 if last >= 0 else self._open_bytes
-                self._keep(len(chunk), opens=last < 0)
-                self._check_open_line()
-                if self._pieces_bytes > self.max_block_bytes:
-                    self._block_too_large()
+                self._keep_lines(found, end)
                 return None
-            end = self._nth_newline(wanted, found) + 1
-        if self._pieces_bytes + end - at > self.max_block_bytes:
+        if len(self._kept) + end - self._at > self.max_block_bytes:
             self._block_too_large()
-        if self._open_bytes + end - at > self.max_line_bytes:
-            self._check_lines(chunk[at : end - 1])
+        self._check_lines(end)
         block = self._take(end)
         self._at = end
         return block
 
-    def _nth_newline(self, wanted: int, found: int) -> int:
+    def _hinted_end(self, wanted: int, bytes_hint: int | None) -> int | None:
+        if bytes_hint is None:
+            return None
         chunk, at = self._chunk, self._at
-        if wanted == found:
-            return chunk.rfind(b"\n", at)
-        rest = chunk[at:].split(b"\n", wanted)[-1]
-        return len(chunk) - len(rest) - 1
+        end = at + bytes_hint - len(self._kept)
+        holds = (
+            at < end <= len(chunk)
+            and chunk[end - 1] == 0x0A
+            and chunk.count(b"\n", at, end) == wanted
+        )
+        return end if holds else None
+
+    def _skip_lines(self, wanted: int) -> tuple[int, int]:
+        # Looks no further than it must: many small blocks may stand in one chunk.
+        find, end, found = self._chunk.find, self._at, 0
+        while found < wanted and (newline := find(b"\n", end)) >= 0:
+            end = newline + 1
+            found += 1
+        return found, end
+
+    def _keep_lines(self, found: int, end: int) -> None:
+        if found:
+            self._check_lines(end)
+            self._newlines += found
+            self._open_bytes = 0
+        self._open_bytes += len(self._chunk) - end
+        if self._open_bytes > self.max_line_bytes:
+            self._too_long()
+        self._keep()
+        if len(self._kept) > self.max_block_bytes:
+            self._block_too_large()
 
     def _take(self, end: int) -> bytes:
         piece = self._chunk[self._at : end]
-        if not self._pieces:
+        if not self._kept:
             return piece
-        self._pieces.append(piece)
-        whole = b"".join(self._pieces)
-        self._pieces.clear()
-        self._pieces_bytes = self._newlines = self._open_bytes = 0
+        self._kept += piece
+        whole = bytes(self._kept)
+        self._kept = bytearray()
+        self._newlines = self._open_bytes = 0
         return whole
 
-    def _keep(self, end: int, *, opens: bool = True) -> None:
-        piece = self._chunk[self._at : end]
-        if piece:
-            self._pieces.append(piece)
-            self._pieces_bytes += len(piece)
-            if opens:
-                self._open_bytes += len(piece)
+    def _keep(self) -> None:
+        self._kept += memoryview(self._chunk)[self._at :]
         self._chunk = b""
         self._at = 0
 
-    def _check_open_line(self) -> None:
-        # A carriage return may still be followed by its newline, hence the one more.
-        if self._open_bytes > self.max_line_bytes + 1:
-            self._too_long()
-
-    def _check_lines(self, lines: bytes) -> None:
-        if self._open_bytes + len(lines) <= self.max_line_bytes:
+    def _check_lines(self, end: int) -> None:
+        if self._open_bytes + end - 1 - self._at <= self.max_line_bytes:
             return
-        first, *others = lines.split(b"\n")
+        first, *others = self._chunk[self._at : end - 1].split(b"\n")
         if self._open_bytes + len(first) > self.max_line_bytes or any(
             len(line) > self.max_line_bytes for line in others
         ):
@@ -168,4 +166,5 @@ class Framer:
         raise RemoteProtocolError(
             ErrorCode.TOO_LARGE,
             f"The raw lines behind one message are more than {self.max_block_bytes} bytes.",
+            is_fatal=True,
         )

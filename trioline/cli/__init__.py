@@ -1,0 +1,1 @@
+"""The command line: options to settings, signals to stops, outcomes to exit codes."""

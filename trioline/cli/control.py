@@ -1,0 +1,95 @@
+"""``trioline status`` and ``trioline set``: one question to a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import attrs
+import click
+import msgspec
+
+from trioline.cli.options import ADDRESS_ENVIRONMENT, read_token, token_option
+from trioline.client.session import Session, connect
+from trioline.errors import ConnectionLost, UsageError
+from trioline.ops.progress import describe
+from trioline.wire.messages import SetReply
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 10.0
+"""A server that does not answer a question for so long is as good as gone."""
+
+address_argument = click.argument("address", envvar=ADDRESS_ENVIRONMENT)
+
+
+@click.command("status")
+@address_argument
+@token_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as on the wire.")
+def status_command(address: str, token_file: Path | None, as_json: bool) -> int:  # noqa: FBT001 - click's
+    """Show how the job at ADDRESS stands.
+
+    ADDRESS: host:port, tcp://…, unix:PATH or @FILE; TRIOLINE_ADDRESS where it is left out.
+    """
+    snapshot = _ask(address, token_file, lambda session: session.status())
+    if as_json:
+        click.echo(msgspec.json.encode(attrs.asdict(snapshot)))
+    else:
+        click.echo(describe(snapshot))
+    return 0
+
+
+@click.command("set")
+@address_argument
+@click.argument("settings", nargs=-1, required=True, metavar="NAME=VALUE...")
+@token_option
+def set_command(address: str, settings: tuple[str, ...], token_file: Path | None) -> int:
+    """Change settings of the running job at ADDRESS.
+
+    lease_timeout=SECONDS (for leases given or renewed from now on), max_attempts=N,
+    paused=true|false (true: nothing is given out until false).
+    """
+    values: dict[str, Any] = dict(_parse(setting) for setting in settings)
+    reply = _ask(address, token_file, lambda session: session.set(**values))
+    click.echo(_settings_line(reply))
+    return 0
+
+
+def _parse(setting: str) -> tuple[str, float | int | bool]:
+    name, _, value = setting.partition("=")
+    try:
+        match name:
+            case "lease_timeout":
+                return name, float(value)
+            case "max_attempts":
+                return name, int(value)
+            case "paused" if value in ("true", "false"):
+                return name, value == "true"
+    except ValueError:
+        pass
+    raise UsageError(
+        f"{setting!r} is no setting: write lease_timeout=SECONDS, max_attempts=N or "
+        "paused=true|false."
+    )
+
+
+def _settings_line(reply: SetReply) -> str:
+    paused = "true" if reply.paused else "false"
+    return (
+        f"lease_timeout={reply.lease_timeout:g} max_attempts={reply.max_attempts} paused={paused}"
+    )
+
+
+def _ask(address: str, token_file: Path | None, question: Callable[[Session], Awaitable[T]]) -> T:
+    token = read_token(token_file)
+
+    async def ask() -> T:
+        with anyio.move_on_after(ANSWER_SECONDS):
+            async with connect(address, token=token) as session:
+                return await question(session)
+        raise ConnectionLost(f"{address} did not answer within {ANSWER_SECONDS:g} seconds.")
+
+    return anyio.run(ask, backend="trio")

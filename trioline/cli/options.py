@@ -1,0 +1,262 @@
+"""Options that several commands have, and settings made from them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from trioline.config import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    MAX_LINE_BYTES,
+    Fsync,
+    JobSettings,
+    LeaseSettings,
+    ServerSettings,
+)
+from trioline.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOKEN_ENVIRONMENT = "TRIOLINE_TOKEN_FILE"
+ADDRESS_ENVIRONMENT = "TRIOLINE_ADDRESS"
+MAX_TOKEN_BYTES = 4_096
+
+
+def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        return functools.reduce(lambda inner, outer: outer(inner), reversed(decorators), function)
+
+    return decorate
+
+
+job_options = _stack(
+    click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path)),
+    click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path)),
+    click.option("--text", is_flag=True, help="Lines are text, not JSON: any line is a result."),
+    click.option(
+        "--placeholder",
+        metavar="JSON",
+        help="Stands in OUTPUT where a line was rejected.  [default: null; an empty line with --text]",
+    ),
+    click.option(
+        "--rejected",
+        "rejected_path",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="Full records of rejected lines.  [default: OUTPUT.rejected]",
+    ),
+    click.option(
+        "--fsync",
+        type=click.Choice([policy.value for policy in Fsync]),
+        default=Fsync.ALWAYS.value,
+        show_default=True,
+        help="A result is acknowledged when it is on the disk (always: survives power loss), or "
+        "when the system has it (survives kill -9), synced each second or when it likes.",
+    ),
+    click.option(
+        "--fresh", is_flag=True, help="Throw this OUTPUT's answers so far away; begin anew."
+    ),
+    click.option(
+        "--max-line",
+        metavar="BYTES",
+        type=int,
+        default=MAX_LINE_BYTES,
+        show_default=True,
+        help="The longest line or message; longer input lines are rejected.",
+    ),
+)
+
+lease_options = _stack(
+    click.option(
+        "--lease-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=900.0,
+        show_default=True,
+        help="A worker that is silent for so long loses its lines.",
+    ),
+    click.option(
+        "--max-attempts",
+        type=int,
+        default=3,
+        show_default=True,
+        help="Failures after which a line is rejected.",
+    ),
+    click.option(
+        "--max-losses",
+        type=int,
+        default=10,
+        show_default=True,
+        help="Workers a line may take down, when it was leased alone, before it is rejected.",
+    ),
+    click.option(
+        "--retry-delay",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="How long a failed line waits for its next attempt.",
+    ),
+    click.option(
+        "--grace",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="How long a dropped worker's lines wait for it to come back.",
+    ),
+    click.option(
+        "--window",
+        metavar="LINES",
+        type=int,
+        default=1_000_000,
+        show_default=True,
+        help="How far the work may run ahead of the first unanswered line.",
+    ),
+)
+
+end_options = _stack(
+    click.option(
+        "--linger",
+        metavar="SECONDS",
+        type=float,
+        default=2.0,
+        show_default=True,
+        help="How long to go on telling workers that the job is complete.",
+    ),
+    click.option(
+        "--drain",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="How long to wait at the first signal for results that are on their way.",
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How log lines on stderr look.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress and no summary: only what is wrong."),
+)
+
+listen_options = _stack(
+    click.option("--host", default=DEFAULT_HOST, show_default=True, help="Where to listen."),
+    click.option(
+        "--port", type=int, help=f"0: any free one.  [default: {DEFAULT_PORT}; none with --unix]"
+    ),
+    click.option(
+        "--unix",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="Listen on a Unix socket, which only this user can open.",
+    ),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        envvar=TOKEN_ENVIRONMENT,
+        show_envvar=True,
+        help="Its content is a secret that every worker must show.",
+    ),
+    click.option(
+        "--address-file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Write the address there, for workers to be given as @FILE.",
+    ),
+)
+
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar=TOKEN_ENVIRONMENT,
+    show_envvar=True,
+    help="The server's secret.",
+)
+
+
+def read_token(path: Path | None) -> str | None:
+    """Read a secret from a file; white space around it does not count.
+
+    Raises:
+        UsageError: It cannot be read, is empty or too long.
+    """
+    if path is None:
+        return None
+    try:
+        token = path.read_bytes()[: MAX_TOKEN_BYTES + 1].decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The token file {path} cannot be read: {error}.") from error
+    if not token or len(token) > MAX_TOKEN_BYTES:
+        raise UsageError(
+            f"The token file {path} must hold 1 to {MAX_TOKEN_BYTES} characters; "
+            "head -c 24 /dev/urandom | base64 > FILE makes a good one."
+        )
+    return token
+
+
+def job_settings(options: dict[str, Any]) -> JobSettings:
+    """Make the job's settings from the options of ``job_options``."""
+    output: Path = options["output_path"]
+    text: bool = options["text"]
+    placeholder = options["placeholder"]
+    return JobSettings(
+        input=options["input_path"],
+        output=output,
+        text=text,
+        placeholder=_placeholder(placeholder, text=text),
+        rejected=options["rejected_path"] or output.with_name(output.name + ".rejected"),
+        fsync=Fsync(options["fsync"]),
+        fresh=options["fresh"],
+        max_line_bytes=options["max_line"],
+    )
+
+
+def _placeholder(given: str | None, *, text: bool) -> bytes:
+    if given is None:
+        return b"" if text else b"null"
+    from trioline.wire.codec import is_json
+
+    placeholder = os.fsencode(given)
+    if b"\n" in placeholder or not (text or is_json(placeholder)):
+        raise UsageError(
+            f"--placeholder {given!r} must be one line of JSON, for example null or "
+            "'{\"error\":true}'; with --text any line."
+        )
+    return placeholder
+
+
+def lease_settings(options: dict[str, Any]) -> LeaseSettings:
+    """Make the lease settings from the options of ``lease_options``."""
+    return LeaseSettings(
+        lease_timeout_seconds=options["lease_timeout"],
+        max_attempts=options["max_attempts"],
+        max_losses=options["max_losses"],
+        retry_delay_seconds=options["retry_delay"],
+        grace_seconds=options["grace"],
+        window=options["window"],
+    )
+
+
+def server_settings(options: dict[str, Any]) -> ServerSettings:
+    """Make the server's settings from the options of ``listen_options`` and ``end_options``."""
+    port: int | None = options["port"]
+    if port is None and options["unix"] is None:
+        port = DEFAULT_PORT
+    return ServerSettings(
+        host=options["host"],
+        port=port,
+        unix=options["unix"],
+        token=read_token(options["token_file"]),
+        linger_seconds=options["linger"],
+        drain_seconds=options["drain"],
+    )

@@ -1,0 +1,158 @@
+"""Runs one server from open files to exit code: for ``serve`` and for ``run``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
+from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
+from trioline.errors import UsageError
+from trioline.ops.progress import Progress, summary
+from trioline.server.app import Outcome, Server
+from trioline.storage.job import Job
+
+REFRESH_SECONDS = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Companion = Callable[[Server, Sequence[Address]], Awaitable[None]]
+"""Runs beside the server; cancelled when that ends."""
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """All that one server's run needs."""
+
+    job: JobSettings
+    leases: LeaseSettings
+    server: ServerSettings
+    address_file: Path | None = None
+    quiet: bool = False
+
+
+def serve_job(service: Service, companion: Companion | None = None) -> int:
+    """Serve a job until it is over or a signal stops it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        TriolineError: As ``Job.open`` and ``Server.run`` do, possibly in exception groups.
+    """
+    with contextlib.closing(Job.open(service.job)) as job:
+        if job.is_finished:
+            _say(service, _finished(job))
+        else:
+            _raise_file_limit()
+            outcome = trio.run(_serve, job, service, companion)
+            if outcome is not Outcome.COMPLETE:
+                return EXIT_STOPPED
+        return EXIT_REJECTED if job.rejected_count else EXIT_DONE
+
+
+async def _serve(job: Job, service: Service, companion: Companion | None) -> Outcome:
+    server = Server(job, service.leases, service.server)
+    outcome = Outcome.STOPPED
+
+    async def run(*, task_status: trio.TaskStatus[Sequence[Address]]) -> None:
+        nonlocal outcome
+        outcome = await server.run(task_status=task_status)
+        nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(run)
+            nursery.start_soon(_stop_at_signals, server, signals)
+            with _announced(addresses, service.address_file):
+                if not service.quiet:
+                    nursery.start_soon(_show, server)
+                if companion is not None:
+                    nursery.start_soon(companion, server, addresses)
+                await trio.sleep_forever()
+    _say(service, _last_words(server, outcome, service))
+    return outcome
+
+
+async def _stop_at_signals(server: Server, signals: AsyncIterator[int]) -> None:
+    stops = 0
+    async for number in signals:
+        stops += 1
+        if stops == 1:
+            print(
+                f"trioline: {signal.Signals(number).name}: finishing what is under way; "
+                "once more ends it now, and it can be resumed.",
+                file=sys.stderr,
+                flush=True,
+            )
+        if stops == 3:
+            os._exit(EXIT_STOPPED)  # what was acknowledged is safe at every instant
+        server.stop()
+
+
+async def _show(server: Server) -> None:
+    with Progress() as progress:
+        while True:
+            progress.show(server.snapshot())
+            await trio.sleep(REFRESH_SECONDS)
+
+
+@contextmanager
+def _announced(addresses: Sequence[Address], address_file: Path | None) -> Iterator[None]:
+    for address in addresses:
+        print(f"trioline listening on {address}", flush=True)
+    if address_file is None:
+        yield
+        return
+    _write_whole(address_file, f"{addresses[0]}\n")
+    try:
+        yield
+    finally:
+        address_file.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    # Workers on other machines poll for it: it must never be seen half written.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(f"The address file {path} cannot be written: {error.strerror}.") from error
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _finished(job: Job) -> str:
+    rejected = f", {job.rejected_count:,} of them rejected" if job.rejected_count else ""
+    return (
+        f"trioline: this job is complete already: {job.written_count:,} lines in "
+        f"{job.settings.output}{rejected}. --fresh does it again."
+    )
+
+
+def _last_words(server: Server, outcome: Outcome, service: Service) -> str:
+    words = summary(server.snapshot())
+    if outcome is Outcome.STOPPED:
+        return words + " Stopped before the end: the same command goes on."
+    if server.snapshot().rejected:
+        return words + f" See {service.job.rejected}."
+    return words
+
+
+def _say(service: Service, text: str) -> None:
+    if not service.quiet:
+        print(text, file=sys.stderr, flush=True)

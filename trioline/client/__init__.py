@@ -1,0 +1,7 @@
+"""Workers: everything that takes lines from a server and hands results in.
+
+``session`` is one connection (anyio), ``worker`` keeps a function busy over it, ``blocking`` is
+the same for plain threads, ``command`` makes functions of shell commands. What they share does
+no I/O: ``item`` (a line and its result), ``lease``, ``pipeline`` (replies to their requests),
+``outbox`` (results on their way), ``hand`` and ``pace`` (lines in hand, and how many to have).
+"""

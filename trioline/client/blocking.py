@@ -1,0 +1,292 @@
+"""Work for plain scripts and threads: sockets only, no event loop.
+
+::
+
+    with trioline.Client("host:7766") as client:
+        for item in client:
+            client.done(item, answer(item.data))
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from trioline.client.hand import Hand
+from trioline.client.item import Failure, Item, failure_of, outcome_of
+from trioline.client.lease import Lease
+from trioline.client.link import Link, Message
+from trioline.client.outbox import Outbox, Parcel
+from trioline.client.pace import Pace
+from trioline.client.pipeline import Answer, Pending, decode_get, decoder
+from trioline.client.reach import (
+    Backoff,
+    address_text,
+    find_token,
+    is_final,
+    parse_address,
+    worker_name,
+)
+from trioline.config import Address
+from trioline.errors import ConnectionLost, RequestRefused, UsageError
+from trioline.snapshot import Snapshot
+from trioline.wire.messages import (
+    Bye,
+    Complete,
+    DoneReply,
+    Extend,
+    ExtendReply,
+    Form,
+    Get,
+    Hello,
+    Note,
+    Okay,
+    Release,
+    ReleaseReply,
+    Request,
+    Retry,
+    Status,
+    WorkLines,
+)
+
+T = TypeVar("T")
+
+logger = logging.getLogger("trioline.client")
+
+GET_WAIT_SECONDS = 30.0
+"""How long one ``get`` waits for work; it is repeated."""
+MAX_PAUSE_SECONDS = 5.0
+"""The longest that a server's ``retry_in`` is heeded."""
+FLUSH_SECONDS = 1.0
+"""Results wait for so long at the most before they are sent; the next ``get`` takes them along."""
+MAX_UNSENT_BYTES = 8 * 1024 * 1024
+"""... or until they are so large."""
+MAX_UNANSWERED_BYTES = 64 * 1024 * 1024
+"""Past it ``done`` waits for the server: bounds memory."""
+TICK_SECONDS = 1.0
+"""How often the renewing thread looks whether there is something to do."""
+LEAVE_SECONDS = 5.0
+"""For the goodbye when the ``with`` block is left by an exception."""
+
+
+class Client:
+    """Takes lines and hands results in, from one thread or several.
+
+    Iterating gives items until the job is complete, and waits where there are none. A thread of its
+    own renews the leases, so that a long computation does not lose them. A lost connection is made
+    again and unanswered results are sent again.
+
+    Args:
+        address: See ``connect``.
+        token: See ``connect``.
+        name: For status and logs; None for ``host:pid``.
+        batch: Lines to lease at a time; None to adapt: about a second of work.
+        text: ``str`` and ``bytes`` results are output lines as they are (jobs with ``--text``).
+        deadline: When this worker will be killed, in Unix time.
+        stage: The stage to work for; None for the only or first one.
+        reconnect_seconds: How long to try for a connection, at the start as after a loss.
+
+    Raises:
+        UsageError: There is no address, or it is none.
+
+    **Closing**: leaving the ``with`` block hands in all results and waits until they are safe, then
+    gives the rest back. Left by an exception, it tries so for five seconds.
+    """
+
+    def __init__(
+        self,
+        address: str | Address | None = None,
+        *,
+        token: str | None = None,
+        name: str | None = None,
+        batch: int | None = None,
+        text: bool = False,
+        deadline: float | None = None,
+        stage: str | None = None,
+        reconnect_seconds: float = 60.0,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch is {batch}; it must be at least 1.")
+        self._address = address_text(address)
+        parse_address(self._address)
+        self._hello = Hello(worker=worker_name(name), token=find_token(token), deadline=deadline)
+        self._text = text
+        self._stage = stage
+        self._reconnect_seconds = reconnect_seconds
+        self._hand = Hand()
+        self._outbox = Outbox()
+        self._pace = Pace(concurrency=1, batch=batch, many=False)
+        self._link: Link | None = None
+        self._linking = threading.Lock()
+        self._settling = threading.RLock()
+        self._fetching = threading.Lock()
+        self._closing = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name="trioline renewer", daemon=True)
+        self._fatal: ConnectionLost | RequestRefused | None = None
+        self._is_complete = False
+        self._lease_timeout = 900.0
+        self._max_result_bytes = 0
+        self._sent_at = time.monotonic()
+        self._leased_at = 0.0
+        self._leased_count = 0
+
+    def __enter__(self) -> Client:
+        """Connect.
+
+        Raises:
+            ConnectionLost: There was no connection for ``reconnect_seconds``.
+            RequestRefused: The server does not want this worker.
+        """
+        self._relink(None, None)
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.flush()
+            else:
+                self._leave_in_haste()
+            self._say_bye()
+        finally:
+            self._closing.set()
+            if self._link is not None:
+                self._link.close()
+            self._renewer.join(LEAVE_SECONDS)
+
+    # --- lines --------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give lines to work on, one by one, until the job is complete.
+
+        Raises:
+            ConnectionLost: There was no connection for ``reconnect_seconds``.
+            RequestRefused: The server gives no lines to this worker.
+        """
+        take = self._hand.take
+        while True:
+            while (item := take()) is not None:
+                yield item
+            if not self._fetch(1):
+                return
+
+    def batches(self, size: int) -> Iterator[list[Item]]:
+        """Give lines to work on, up to ``size`` at a time, until the job is complete.
+
+        Raises:
+            ConnectionLost, RequestRefused: As iterating.
+        """
+        while True:
+            while items := self._hand.take_many(size):
+                yield items
+            if not self._fetch(size):
+                return
+
+    def done(self, item: Item | int, result: object) -> None:
+        """Hand in a line's result.
+
+        It is sent with others, within a second or with the next lines; it is safe at the latest
+        when the ``with`` block has been left without an exception, or ``flush`` has returned.
+
+        Args:
+            item: The line, or its number.
+            result: What JSON can hold, or ``Raw``. What cannot be written is a failed attempt.
+
+        Raises:
+            ConnectionLost: Results have piled up, and there was no connection.
+        """
+        outcome = outcome_of(result, text=self._text, max_bytes=self._max_result_bytes)
+        self._hand_in(item, outcome)
+
+    def fail(self, item: Item | int, error: str | BaseException, *, retry: bool = True) -> None:
+        """Say that an attempt at a line failed.
+
+        Args:
+            item: The line, or its number.
+            error: What went wrong, for the rejected file.
+            retry: False: don't try it again, whoever it be.
+
+        Raises:
+            ConnectionLost: Results have piled up, and there was no connection.
+        """
+        if isinstance(error, BaseException):
+            failure = failure_of(error)
+            retry = retry and failure.retry
+            error = failure.error
+        self._hand_in(item, Failure(error, retry))
+
+    def release(self) -> int:
+        """Give everything back that has no result yet: it costs no attempt.
+
+        Returns:
+            How many lines went back.
+        """
+        self.flush()
+        self._hand.forget()
+        return self._ask(Release(), decoder(ReleaseReply)).released
+
+    def status(self) -> Snapshot:
+        """Ask how the job stands."""
+        return self._ask(Status(), decoder(Snapshot))
+
+    def flush(self) -> None:
+        """Hand in all results and wait until the server has answered that they are safe.
+
+        Raises:
+            ConnectionLost: There was no connection for ``reconnect_seconds``.
+        """
+        while len(self._outbox):
+            link = self._require_link()
+            self._deliver(link)
+            if link.is_broken and len(self._outbox):
+                if self._is_complete:
+                    return  # every line has its result: these were duplicates
+                self._relink(link, None)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _hand_in(self, item: Item | int, outcome: bytes | Failure) -> None:
+        number = item if isinstance(item, int) else item.id
+        self._outbox.add(number, outcome)
+        self._hand.finish_id(number)
+        if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
+            self._send_results()
+        elif self._outbox.waiting_bytes > MAX_UNSENT_BYTES:
+            self._send_results()
+        if self._outbox.size_bytes > MAX_UNANSWERED_BYTES:
+            self.flush()
+
+    def _fetch(self, at_least: int) -> bool:
+        """Lease lines, and hand results in with the same message; False when the job is complete."""
+        with self._fetching:  # one thread fetches for all
+            while not self._hand.queued:
+                if self._is_complete:
+                    return False
+                self._get(at_least)
+        return True
+
+    def _get(self, at_least: int) -> None:
+        now = time.monotonic()
+        if self._leased_count:
+            self._pace.record(self._leased_count, now - self._leased_at)
+            self._leased_count = 0
+        wanted = max(at_least, self._pace.wanted(idle=1, queued=0))
+        link = self._require_link()
+        pending: Pending[Answer] = Pending(decode_get)
+        request = Get(max=wanted, wait=GET_WAIT_SECONDS, form=Form.LINES, stage=self._stage)
+        try:
+            self._send_results([Message(request, pending)])
+            link.wait(pending)
+            self._take(pending.reply)
+        except ConnectionLost as error:
+            self._relink(link, error)

@@ -1,0 +1,217 @@
+"""Runs a user's function on the lines in hand; whatever the function does becomes an outcome."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from trioline.client.hand import Hand
+from trioline.client.item import Failure, GiveBack, Item, Outcome, failure_of, outcome_of
+from trioline.client.delivery import Delivery
+from trioline.client.pace import Pace
+from trioline.client.wakeup import Wakeup
+from trioline.config import MAX_LINE_BYTES
+
+SLICE_SECONDS = 0.01
+"""An async function that never waits gets the loop for so long, and a thread is kept for so long:
+far longer than the hop costs (0.1 ms), far shorter than anyone notices."""
+
+
+class Consumer:
+    """Calls the function, ``concurrency`` calls at a time.
+
+    Args:
+        function: Async or not; takes one item, or a list where ``many``.
+        hand: Where the lines come from.
+        delivery: Where the outcomes go.
+        pace: Told how long they took.
+        concurrency: Calls at a time.
+        many: Whether the function takes lists.
+        text: Whether ``str`` results are lines as they are.
+
+    Attributes:
+        hungry: Rung when lines run short, and when nothing runs any more.
+        max_result_bytes: The longest result the server takes.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        hand: Hand,
+        delivery: Delivery,
+        pace: Pace,
+        *,
+        concurrency: int,
+        many: bool,
+        text: bool,
+    ) -> None:
+        self.hungry = Wakeup()
+        self.max_result_bytes = MAX_LINE_BYTES
+        self._function = function
+        self._hand = hand
+        self._delivery = delivery
+        self._pace = pace
+        self._many = many
+        self._text = text
+        self._is_async = _is_async(function)
+        self._idle: deque[anyio.Event] = deque()
+        self._limiter = anyio.CapacityLimiter(concurrency)
+        self._is_over = False
+
+    @property
+    def idle(self) -> int:
+        """Calls that could begin at once if there were lines."""
+        return len(self._idle)
+
+    def wake(self) -> None:
+        """Say that there are new lines in hand."""
+        needed = math.ceil(self._hand.queued / self._pace.unit)
+        while self._idle and needed > 0:
+            self._idle.popleft().set()
+            needed -= 1
+
+    def end(self) -> None:
+        """Keep threads that were left behind from beginning anything more."""
+        self._is_over = True
+
+    async def run(self) -> None:
+        """Work on lines until cancelled; one of ``concurrency`` tasks.
+
+        **Cancellation**: the call is cancelled; a thread is left behind and its outcome is lost.
+        """
+        while True:
+            await self._delivery.wait_room()
+            items = self._hand.take_many(self._pace.unit)
+            if not items:
+                await self._wait_for_lines()
+                continue
+            if self._hand.queued <= self._pace.low:
+                self.hungry.ring()
+            await self._work(items)
+            self._delivery.ring()
+            if not self._hand.running:
+                self.hungry.ring()
+
+    async def _wait_for_lines(self) -> None:
+        woken = anyio.Event()
+        self._idle.append(woken)
+        self.hungry.ring()
+        await woken.wait()
+
+    async def _work(self, items: list[Item]) -> None:
+        if not self._is_async:
+            await anyio.to_thread.run_sync(
+                self._thread_slice, items, abandon_on_cancel=True, limiter=self._limiter
+            )
+        elif self._many:
+            began_at = time.perf_counter()
+            self._finish(items, await self._call_many(items), began_at)
+        else:
+            await self._async_slice(items[0])
+
+    # --- async functions ------------------------------------------------------------------------
+
+    async def _async_slice(self, first: Item) -> None:
+        """Work on lines one by one until the queue is empty or the time is over."""
+        hand, record, add = self._hand, self._pace.record, self._delivery.add
+        item: Item | None = first
+        now = time.perf_counter()
+        ends_at = now + SLICE_SECONDS
+        while item is not None:
+            began_at = now
+            outcome = await self._call(item)
+            if outcome is None:
+                hand.give_back(item)
+            else:
+                add(item.id, outcome)
+                hand.finish(item)
+            now = time.perf_counter()
+            record(1, now - began_at)
+            if now >= ends_at:
+                break
+            item = hand.take()
+        await anyio.lowlevel.checkpoint()  # the function may never have waited for anything
+
+    async def _call(self, item: Item) -> Outcome | None:
+        """Call the function; None stands for a line that is given back."""
+        try:
+            value = await self._function(item)
+        except GiveBack:
+            return None
+        except Exception as error:  # noqa: BLE001 - a failed attempt, whatever it is
+            return failure_of(error)
+        except anyio.get_cancelled_exc_class() as error:
+            return self._stray_cancellation(error)
+        return outcome_of(value, text=self._text, max_bytes=self.max_result_bytes)
+
+    async def _call_many(self, items: list[Item]) -> Sequence[object]:
+        try:
+            values = await self._function(items)
+        except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
+            return [error] * len(items)
+        except anyio.get_cancelled_exc_class() as error:
+            return [self._stray_cancellation(error)] * len(items)
+        return _checked(values, len(items))
+
+    def _stray_cancellation(self, error: BaseException) -> Failure:
+        # Under asyncio a task of the user's that was cancelled raises CancelledError in whoever
+        # awaits it. Only where this very task is being cancelled is it meant for us.
+        if anyio.current_effective_deadline() == -math.inf:
+            raise error
+        return failure_of(error)
+
+    # --- functions in threads ---------------------------------------------------------------------
+
+    def _thread_slice(self, items: list[Item]) -> None:
+        ends_at = time.perf_counter() + SLICE_SECONDS
+        while items:
+            began_at = time.perf_counter()
+            self._finish(items, self._call_sync(items), began_at)
+            if self._is_over or time.perf_counter() >= ends_at:
+                return
+            items = self._hand.take_many(self._pace.unit)
+
+    def _call_sync(self, items: list[Item]) -> Sequence[object]:
+        try:
+            if self._many:
+                return _checked(self._function(items), len(items))
+            return [self._function(items[0])]
+        except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
+            return [error] * len(items)
+
+    def _finish(self, items: list[Item], values: Sequence[object], began_at: float) -> None:
+        self._pace.record(len(items), time.perf_counter() - began_at)
+        hand, add = self._hand, self._delivery.add
+        text, max_bytes = self._text, self.max_result_bytes
+        for item, value in zip(items, values, strict=True):
+            if isinstance(value, GiveBack):
+                hand.give_back(item)
+                continue
+            if not isinstance(value, Failure):
+                value = outcome_of(value, text=text, max_bytes=max_bytes)
+            add(item.id, value)
+            hand.finish(item)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
+    )
+
+
+def _checked(values: object, count: int) -> Sequence[object]:
+    """Refuse what cannot be told apart into one result a line."""
+    if not isinstance(values, (list, tuple)):
+        values = [TypeError(f"the function returned {type(values).__name__}, not a list")] * count
+    elif len(values) != count:
+        text = f"the function returned {len(values)} results for {count} lines"
+        values = [ValueError(text)] * count
+    return values

@@ -1,0 +1,105 @@
+"""The lines a worker has in hand: queued here, being worked on, or given up as lost. No I/O.
+
+Threads that run a user's function take lines and put outcomes in by themselves, so whatever
+they touch is a deque or a dict used by single operations, which Python makes whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from trioline.client.item import Item
+from trioline.client.lease import Lease
+
+
+class Hand:
+    """What was leased and has no outcome yet."""
+
+    def __init__(self) -> None:
+        self.notes: dict[int, str] = {}
+        """Texts that the user's function left with ``Item.note``, to be sent."""
+        self.unwanted: deque[int] = deque()
+        """Lines to be given back to the server."""
+        self._is_closed = False
+        self._queue: deque[Item] = deque()
+        self._running: dict[int, Item] = {}
+        self._lost: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """Lines that nobody has begun."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Lines that are being worked on."""
+        return len(self._running)
+
+    def put(self, lease: Lease) -> None:
+        """Queue the lines of a lease; once closed, they are unwanted."""
+        items = lease.items_noting(self.notes)
+        if self._lost:
+            self._lost.difference_update([item.id for item in items])
+        if self._is_closed:
+            self.unwanted.extend(item.id for item in items)
+        else:
+            self._queue.extend(items)
+
+    def take(self) -> Item | None:
+        """Begin the next line that is not lost; None where there is none."""
+        queue = self._queue
+        while True:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                return None
+            if item.id in self._lost:
+                self._lost.discard(item.id)
+                continue
+            self._running[item.id] = item
+            return item
+
+    def take_many(self, max_count: int) -> list[Item]:
+        """Begin up to so many lines."""
+        items: list[Item] = []
+        while len(items) < max_count and (item := self.take()) is not None:
+            items.append(item)
+        return items
+
+    def finish(self, item: Item) -> None:
+        """The line has its outcome."""
+        # None: the same line was lost, came again, and its other copy was quicker.
+        self._running.pop(item.id, None)
+
+    def drop(self, lost: Iterable[int]) -> None:
+        """Never begin these: they are another's by now.
+
+        What was begun goes on: its result may still be the first.
+        """
+        self._lost.update(lost)
+        if not self._queue:
+            self._lost.clear()
+
+    def give_back(self, item: Item) -> None:
+        """The line was begun, but not worked on: it is unwanted."""
+        self.finish(item)
+        self.unwanted.append(item.id)
+
+    def forget_queue(self) -> None:
+        """What was not begun is another's: the leases are gone, all of them."""
+        self._queue.clear()
+        self.unwanted.clear()
+        self._lost.clear()
+
+    def close(self) -> None:
+        """Begin nothing more: what is queued, and whatever still comes, is unwanted."""
+        self._is_closed = True
+        while self._queue:
+            try:
+                self.unwanted.append(self._queue.popleft().id)
+            except IndexError:  # a thread was quicker
+                break

@@ -1,0 +1,125 @@
+"""How to reach the server: where it is, what to show it, how to set the socket, when to retry."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from pathlib import Path
+
+from trioline.config import Address
+from trioline.errors import ErrorCode, RequestRefused, UsageError
+
+ADDRESS_VARIABLE = "TRIOLINE_ADDRESS"
+TOKEN_VARIABLE = "TRIOLINE_TOKEN_FILE"  # noqa: S105 - a variable's name, no token
+
+CONNECT_SECONDS = 10.0
+"""For a connection and for the reply to its hello, each: a dead host answers neither."""
+KEEPALIVE_IDLE_SECONDS = 30
+KEEPALIVE_INTERVAL_SECONDS = 10
+KEEPALIVE_COUNT = 3
+"""A server that is cut off without a word is noticed a minute after it was last heard."""
+UNHEARD_SECONDS = 60
+"""... and also while something that was sent has not arrived."""
+
+FIRST_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 3.0
+"""Well inside the server's default grace of ten seconds, so that leases survive a short cut."""
+
+FINAL_CODES = frozenset({ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.VERSION})
+"""Refusals of a hello that trying again cannot mend."""
+
+
+def address_text(address: str | Address | None) -> str | Address:
+    """Say which address is meant; it is parsed at each attempt, since an ``@FILE`` may change.
+
+    Args:
+        address: None for what the environment's ``TRIOLINE_ADDRESS`` says.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = address or os.environ.get(ADDRESS_VARIABLE)
+    if not found:
+        raise UsageError(
+            f"No address of a server: give one, as in host:port, or set {ADDRESS_VARIABLE}."
+        )
+    return found
+
+
+def parse_address(address: str | Address) -> Address:
+    """Parse what ``address_text`` gave.
+
+    Raises:
+        UsageError: It is none, or its file cannot be read.
+    """
+    return address if isinstance(address, Address) else Address.parse(address)
+
+
+def find_token(token: str | None) -> str | None:
+    """Say which token to show.
+
+    Args:
+        token: None for what is in the file that ``TRIOLINE_TOKEN_FILE`` names, if it names any.
+
+    Raises:
+        UsageError: That file cannot be read.
+    """
+    path = os.environ.get(TOKEN_VARIABLE)
+    if token is not None or not path:
+        return token
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The token file {path} ({TOKEN_VARIABLE}) cannot be read: {error}."
+        ) from error
+
+
+def worker_name(name: str | None) -> str:
+    """Say how the worker is called in status and logs: ``host:pid`` unless it was given a name."""
+    return name if name is not None else f"{socket.gethostname()}:{os.getpid()}"
+
+
+def tune(raw: socket.socket) -> None:
+    """Send small messages at once, and notice a server that vanished without a word."""
+    if raw.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (  # not every system has them all
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+        ("TCP_USER_TIMEOUT", UNHEARD_SECONDS * 1000),
+    ):
+        if hasattr(socket, name):
+            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def is_final(refusal: RequestRefused) -> bool:
+    """Whether trying to connect again is of no use."""
+    return refusal.code in FINAL_CODES
+
+
+class Backoff:
+    """Growing pauses between attempts, with jitter, until a deadline.
+
+    Args:
+        give_up_seconds: How long to go on without success.
+        now: The instant of the first failure, by the clock that ``pause`` is asked with.
+    """
+
+    def __init__(self, give_up_seconds: float, now: float) -> None:
+        self._give_up_at = now + give_up_seconds
+        self._next_seconds = FIRST_BACKOFF_SECONDS
+
+    def pause(self, now: float) -> float | None:
+        """Say how long to wait before the next attempt; None when it is time to give up."""
+        left = self._give_up_at - now
+        if left <= 0:
+            return None
+        # Jitter keeps a thousand workers from coming back in the same instant.
+        pause = self._next_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._next_seconds = min(2 * self._next_seconds, MAX_BACKOFF_SECONDS)
+        return min(pause, left)

@@ -1,0 +1,361 @@
+"""A user's function kept busy: leases lines, runs the function, hands results in, survives cuts.
+
+The tasks of ``run_worker``, all ended when it returns::
+
+    uplink      connects, and again when the connection is lost; says goodbye
+    sender      hands results in, so many at a time
+    renewer     extends the leases; sends notes; never waits for user code
+    fetcher     keeps enough lines in hand
+    consumers   ``concurrency`` of them: run the function
+
+They share three pieces without I/O: the ``Hand`` (lines), the ``Outbox`` (results) and the
+``Pace`` (how many lines). No task and no event is made per line.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+import attrs
+
+from trioline.client.consumer import Consumer
+from trioline.client.delivery import Delivery
+from trioline.client.hand import Hand
+from trioline.client.lease import Lease
+from trioline.client.pace import Pace
+from trioline.client.pipeline import Answer, Pending, decode_get
+from trioline.client.reach import address_text, find_token, parse_address, worker_name
+from trioline.client.session import Session
+from trioline.client.uplink import Uplink
+from trioline.client.wakeup import Wakeup
+from trioline.config import Address
+from trioline.errors import (
+    ConnectionLost,
+    ErrorCode,
+    RequestRefused,
+    TriolineError,
+    UsageError,
+)
+from trioline.wire.messages import Complete, Form, Get, Retry
+
+logger = logging.getLogger("trioline.worker")
+
+GET_WAIT_SECONDS = 30.0
+"""How long one ``get`` waits for work; it is repeated, so this only bounds a reply's age."""
+MAX_PAUSE_SECONDS = 5.0
+"""The longest that a server's ``retry_in`` is heeded."""
+TICK_SECONDS = 1.0
+"""How often the renewer looks for notes and for a new connection."""
+FLUSH_SECONDS = 5.0
+"""At a stop, for the server to answer what was handed in."""
+
+
+class StopEvent(Protocol):
+    """An event of anyio, trio or asyncio."""
+
+    async def wait(self) -> Any:  # noqa: ANN401 - they return different things
+        """Wait until it is set."""
+
+
+@attrs.frozen(kw_only=True)
+class WorkerSummary:
+    """What a worker has done when it is over."""
+
+    complete: bool
+    """Whether the job is over; False after a stop."""
+    done: int
+    """Results of this worker that count."""
+    failed: int
+    """Failed attempts."""
+    duplicate: int
+    """Results that came too late: another worker was first."""
+    refused: int
+    """Results the server would not have; each was logged."""
+    seconds: float
+
+
+async def run_worker(
+    function: Callable[..., Any],
+    address: str | Address | None = None,
+    *,
+    concurrency: int = 1,
+    batch: int | None = None,
+    many: bool = False,
+    text: bool = False,
+    name: str | None = None,
+    token: str | None = None,
+    deadline: float | None = None,
+    stage: str | None = None,
+    stop: StopEvent | None = None,
+    drain_seconds: float = 5.0,
+    reconnect_seconds: float = 60.0,
+) -> WorkerSummary:
+    """Work on a server's lines until the job is complete.
+
+    Runs under trio and asyncio. An exception of ``function`` is a failed attempt at its line and
+    nothing more. A lost connection is made again, work in hand goes on meanwhile, and results are
+    handed in until the server has answered them.
+
+    Args:
+        function: Takes an ``Item`` and returns its result: what JSON can hold, or ``Raw``. An
+            async function runs here and must not block; any other runs in threads.
+        address: See ``connect``.
+        concurrency: How many calls of ``function`` at a time.
+        batch: Lines to lease at a time; None to adapt: about a second of work in hand.
+        many: ``function`` takes a list of up to ``batch`` items and returns as many results, in
+            their order; one that is an exception is a failed attempt at its line.
+        text: ``str`` and ``bytes`` results are output lines as they are (jobs with ``--text``).
+        name: For status and logs; None for ``host:pid``.
+        token: See ``connect``.
+        deadline: When this worker will be killed, in Unix time.
+        stage: The stage to work for; None for the only or first one.
+        stop: Once it is set, nothing new is begun, lines that were not begun go back at once, and
+            what is running has ``drain_seconds`` to end.
+        drain_seconds: See ``stop``; after it async calls are cancelled, and threads left behind:
+            Python cannot end them, and their result is thrown away.
+        reconnect_seconds: How long to try for a connection, at the start as after a loss.
+
+    Returns:
+        What was done; ``complete`` tells whether the job is over.
+
+    Raises:
+        ConnectionLost: There was no connection for ``reconnect_seconds``.
+        RequestRefused: The server does not want this worker (wrong token, other version).
+        UsageError: An argument is wrong.
+
+    **Cancellation**: results that are ready are sent and everything else is given back, within
+    two seconds; then it is cancelled.
+    """
+    if concurrency < 1 or (batch is not None and batch < 1):
+        raise UsageError("concurrency and batch must be at least 1.")
+    target = address_text(address)
+    parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
+    hand = Hand()
+    uplink = Uplink(
+        target,
+        token=find_token(token),
+        worker=worker_name(name),
+        deadline=deadline,
+        reconnect_seconds=reconnect_seconds,
+        on_new_session=hand.forget_queue,
+    )
+    delivery = Delivery(uplink)
+    pace = Pace(concurrency=concurrency, batch=batch, many=many)
+    consumer = Consumer(
+        function, hand, delivery, pace, concurrency=concurrency, many=many, text=text
+    )
+    worker = _Worker(uplink, hand, delivery, pace, consumer, stage)
+    return await worker.run(concurrency, stop, drain_seconds)
+
+
+class _Worker:
+    """The tasks around one function's consumers."""
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        hand: Hand,
+        delivery: Delivery,
+        pace: Pace,
+        consumer: Consumer,
+        stage: str | None,
+    ) -> None:
+        self._uplink = uplink
+        self._hand = hand
+        self._delivery = delivery
+        self._pace = pace
+        self._consumer = consumer
+        self._stage = stage
+        self._chores = Wakeup()
+        self._services = anyio.CancelScope()
+        self._is_complete = False
+        self._is_stopping = False
+        self._fatal: TriolineError | None = None
+
+    async def run(
+        self, concurrency: int, stop: StopEvent | None, drain_seconds: float
+    ) -> WorkerSummary:
+        began_at = anyio.current_time()
+        with self._services:
+            async with anyio.create_task_group() as services:
+                services.start_soon(self._keep_connected, name="trioline uplink")
+                services.start_soon(self._delivery.run, name="trioline sender")
+                services.start_soon(self._renew, name="trioline renewer")
+                await self._work(concurrency, stop, drain_seconds)
+                await self._flush()
+                self._services.cancel()
+        if self._fatal is not None:
+            raise self._fatal
+        outbox = self._delivery.outbox
+        return WorkerSummary(
+            complete=self._is_complete,
+            done=outbox.accepted,
+            failed=outbox.failed,
+            duplicate=outbox.duplicate,
+            refused=self._delivery.refused_count,
+            seconds=anyio.current_time() - began_at,
+        )
+
+    async def _work(self, concurrency: int, stop: StopEvent | None, drain_seconds: float) -> None:
+        """Run the consumers until the job is complete or the stop has been drained."""
+        fetching = anyio.CancelScope()
+        try:
+            async with anyio.create_task_group() as work:
+                for _ in range(concurrency):
+                    work.start_soon(self._consumer.run, name="trioline consumer")
+                if stop is not None:
+                    work.start_soon(self._watch, stop, fetching, name="trioline stop")
+                with fetching:
+                    await self._fetch()
+                if self._is_stopping:
+                    await self._drain(drain_seconds)
+                # At the job's end every line has its result: what still runs is of no use.
+                work.cancel_scope.cancel()
+        finally:
+            self._consumer.end()
+
+    def _give_up(self, error: TriolineError) -> None:
+        self._fatal = error
+        self._services.cancel()
+
+    # --- connection ---------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        try:
+            await self._uplink.run(self._say_goodbye)
+        except (ConnectionLost, RequestRefused) as error:
+            self._give_up(error)  # raised outside of the task group, where it is no group
+
+    async def _say_goodbye(self, session: Session) -> None:
+        try:
+            await self._delivery.send(session)
+            await session.bye()
+        except (ConnectionLost, RequestRefused) as error:
+            logger.warning("Left without a goodbye: %s", error)
+
+    # --- lines --------------------------------------------------------------------------------
+
+    async def _fetch(self) -> None:
+        """Keep enough lines in hand until the job is complete."""
+        while not self._is_complete:
+            wanted = self._pace.wanted(idle=self._consumer.idle, queued=self._hand.queued)
+            if wanted:
+                session = await self._uplink.wait_session()
+                self._pace.max_batch = session.hello.max_batch
+                self._consumer.max_result_bytes = session.hello.max_line
+                await self._get(session, wanted)
+            else:
+                await self._consumer.hungry.wait()
+
+    async def _get(self, session: Session, count: int) -> None:
+        answered = Wakeup()
+        outcome: list[Pending[Answer]] = []
+        requests, asked_at = session.request_count, anyio.current_time()
+
+        def on_settled(pending: Pending[Answer]) -> None:
+            # Lines are taken care of here, so that they are also when the fetcher was cancelled.
+            if pending.error is None and isinstance(pending.reply, Lease):
+                self._hand.put(pending.reply)
+                self._consumer.wake()
+                self._chores.ring()
+            outcome.append(pending)
+            answered.ring()
+
+        request = Get(max=count, wait=GET_WAIT_SECONDS, form=Form.LINES, stage=self._stage)
+        try:
+            await session.post(request, decode_get, on_settled)
+            await answered.wait()
+            reply = outcome[0].reply
+        except ConnectionLost:
+            return
+        except RequestRefused as refusal:
+            await self._refused(refusal)
+            return
+        if isinstance(reply, Complete):
+            self._is_complete = True
+        # Where nothing else was asked, and the time is not over, the server has its own reason to
+        # say so: come back when it says.
+        is_early = anyio.current_time() - asked_at < GET_WAIT_SECONDS
+        if isinstance(reply, Retry) and is_early and session.request_count == requests + 1:
+            await anyio.sleep(min(max(reply.retry_in, 0.01), MAX_PAUSE_SECONDS))
+
+    async def _refused(self, refusal: RequestRefused) -> None:
+        if refusal.code == ErrorCode.TOO_MANY:  # holds too many lines: some must be done first
+            logger.warning("The server gives no more lines for now: %s", refusal)
+            await anyio.sleep(TICK_SECONDS)
+        else:
+            self._give_up(refusal)
+            await anyio.sleep_forever()
+
+    # --- leases and notes -------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        """Extend the leases at a third of their time; give back what is not wanted; send notes."""
+        held: Session | None = None
+        renewed_at, timeout = -math.inf, math.inf
+        while True:
+            session = await self._uplink.wait_session()
+            if session is not held:  # after a cut: which lines are still ours?
+                held, renewed_at, timeout = session, -math.inf, session.hello.lease_timeout
+            try:
+                await self._give_back(session)
+                await self._send_notes(session)
+                if anyio.current_time() >= renewed_at + timeout / 3 and len(self._hand):
+                    renewed_at = anyio.current_time()
+                    reply = await session.extend()
+                    self._hand.drop(reply.lost)
+                    timeout = reply.lease_timeout
+            except ConnectionLost:
+                continue
+            except RequestRefused as refusal:
+                logger.warning("The server refused to extend, release or note: %s", refusal)
+            self._delivery.ring()  # results of a thread whose present line takes long
+            with anyio.move_on_after(min(TICK_SECONDS, timeout / 6)):
+                await self._chores.wait()
+
+    async def _give_back(self, session: Session) -> None:
+        ids = list(self._hand.unwanted)
+        if ids:
+            await session.release(ids)
+            for _ in ids:
+                self._hand.unwanted.popleft()
+
+    async def _send_notes(self, session: Session) -> None:
+        for number in list(self._hand.notes):
+            await session.note(self._hand.notes.pop(number), number)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _watch(self, stop: StopEvent, fetching: anyio.CancelScope) -> None:
+        await stop.wait()
+        self._is_stopping = True
+        fetching.cancel()
+
+    async def _drain(self, seconds: float) -> None:
+        """Give back what was not begun, at once; let what was begun end."""
+        self._hand.close()
+        self._chores.ring()
+        with anyio.move_on_after(seconds):
+            while self._hand.running:
+                await self._consumer.hungry.wait()
+
+    async def _flush(self) -> None:
+        """Wait for the server's answers; at the job's end only while it is there to give them."""
+        session = self._uplink.session
+        if not self._is_complete:
+            with anyio.move_on_after(FLUSH_SECONDS):
+                await self._delivery.wait_empty()
+        elif session is not None:
+            async with anyio.create_task_group() as waiting:
+
+                async def wait_broken() -> None:
+                    await session.wait_broken()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(wait_broken)
+                await self._delivery.wait_empty()
+                waiting.cancel_scope.cancel()

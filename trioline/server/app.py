@@ -1,0 +1,264 @@
+"""The task tree: what starts when, and what stops in which order.
+
+::
+
+    outer nursery          writer, sweeper
+     └─ connections        two tasks each: one reads, one sends
+         └─ listeners      accept
+
+Stopping walks it inside out: no more connections, no more leases, wait for what is being worked
+on, let the last replies go, commit, end.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from trioline.config import Address, LeaseSettings, ServerSettings
+from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
+from trioline.ledger import Ledger
+from trioline.server.connection import Connection
+from trioline.server.dispatch import Dispatch
+from trioline.server.grants import Grants
+from trioline.server.listeners import (
+    address_of,
+    open_listeners,
+    peer_name,
+    watch_for_silence,
+)
+from trioline.server.peers import Peer, Peers
+from trioline.server.results import rejections
+from trioline.server.statistics import Statistics
+from trioline.server.sweeper import Sweeper
+from trioline.server.writer import Batch, Writer
+from trioline.snapshot import Snapshot
+from trioline.storage.job import Job
+from trioline.wire.codec import encode_refusal
+
+log = logging.getLogger("trioline.server")
+
+LAST_REPLIES_SECONDS = 2.0
+"""At the end, for replies on their way to peers that read them."""
+
+
+class Outcome(enum.Enum):
+    """How a server's run ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    """Before the end: start it again and it goes on."""
+
+
+class Server:
+    """One job, served. Made and run inside one trio run.
+
+    Args:
+        job: Opened; the server does not close it.
+        leases: Budgets and times.
+        settings: Where to listen and how to end.
+    """
+
+    def __init__(self, job: Job, leases: LeaseSettings, settings: ServerSettings) -> None:
+        self._job = job
+        self._settings = settings
+        self._ledger = Ledger(leases, base=job.written_count, is_resumed=job.is_resumed)
+        self._ledger.restore(job.ahead())
+        self._sweeper = Sweeper()
+        self._writer = Writer(job, on_commit=self._after_commit, is_over=self._is_over)
+        self._peers = Peers(self._ledger)
+        self._grants = Grants(job, self._ledger, self._writer, self._sweeper.notice)
+        self._statistics = Statistics(
+            job=job,
+            ledger=self._ledger,
+            writer=self._writer,
+            grants=self._grants,
+            peers=self._peers,
+        )
+        self._dispatch = Dispatch(
+            job=job,
+            ledger=self._ledger,
+            settings=settings,
+            writer=self._writer,
+            grants=self._grants,
+            peers=self._peers,
+            statistics=self._statistics,
+        )
+        self._connections: set[Connection] = set()
+        self._stop = trio.Event()
+        self._stop_now = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def stop(self) -> None:
+        """End before the job does: the first call drains, the second commits and ends."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    def snapshot(self) -> Snapshot:
+        """See the job as it is now."""
+        return self._statistics.snapshot()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Sequence[Address]] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        """Serve until every line has its result, or ``stop`` is called.
+
+        ``task_status.started`` gets the addresses, once connections are accepted.
+
+        Raises:
+            UsageError: An address cannot be listened on.
+            StorageError: A file failed, in an exception group; nothing more is acknowledged.
+
+        Cancellation: what was acknowledged is safe. ``stop`` also lets workers finish.
+        """
+        self._find_end()
+        async with open_listeners(self._settings) as listeners, trio.open_nursery() as outer:
+            outer.start_soon(self._writer.run, name="writer")
+            outer.start_soon(self._sweeper.run, self, name="sweeper")
+            async with trio.open_nursery() as connections:
+                await self._listen(listeners, connections, task_status)
+                await self._drain()
+                connections.cancel_scope.cancel()
+            self._writer.close()
+            await self._writer.ended.wait()
+            outer.cancel_scope.cancel()
+        return Outcome.COMPLETE if self._grants.is_complete else Outcome.STOPPED
+
+    # --- the tree --------------------------------------------------------------------------------
+
+    async def _listen(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        connections: trio.Nursery,
+        task_status: trio.TaskStatus[Sequence[Address]],
+    ) -> None:
+        async with trio.open_nursery() as listening:
+            for listener in listeners:
+                listening.start_soon(self._accept, listener, connections)
+            task_status.started([address_of(listener) for listener in listeners])
+            await self._wait_over()
+            listening.cancel_scope.cancel()
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        await trio.serve_listeners(self._serve, [listener], handler_nursery=connections)
+
+    async def _wait_over(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._linger_when_complete, nursery.cancel_scope)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _linger_when_complete(self, scope: trio.CancelScope) -> None:
+        await self._writer.finished.wait()
+        self._grants.complete()
+        await trio.sleep(self._settings.linger_seconds)
+        scope.cancel()
+
+    async def _drain(self) -> None:
+        self._grants.stop()
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + self._settings.drain_seconds
+            nursery.start_soon(self._cancel_at_second_stop, nursery.cancel_scope)
+            while self._is_worked_on():
+                await self._changed.park()
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(LAST_REPLIES_SECONDS):
+            for connection in tuple(self._connections):
+                await connection.wait_answered()
+
+    async def _cancel_at_second_stop(self, scope: trio.CancelScope) -> None:
+        await self._stop_now.wait()
+        scope.cancel()
+
+    def _is_worked_on(self) -> bool:
+        return any(self._ledger.lease_count(peer.holder) for peer in self._peers.connected())
+
+    # --- connections -----------------------------------------------------------------------------
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """Serve one connection; whatever it does, only a storage error leaves here."""
+        if len(self._connections) >= self._settings.max_connections:
+            await self._turn_away(stream)
+            return
+        watch_for_silence(stream.socket)
+        peer = self._peers.connect(
+            peer_name(stream.socket),
+            trio.current_time(),
+            is_welcome=self._settings.token is None,
+        )
+        connection = Connection(
+            stream, peer, self._dispatch, self._writer, self._job.settings.max_line_bytes
+        )
+        self._connections.add(connection)
+        try:
+            async with stream:
+                await connection.run()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.info("%s: the connection broke", peer.name or peer.address)
+        except* StorageError:
+            raise
+        except* Exception:
+            log.exception("%s: a bug ended this connection", peer.name or peer.address)
+        finally:
+            self._connections.discard(connection)
+            self._disconnect(peer)
+
+    def _disconnect(self, peer: Peer) -> None:
+        now = trio.current_time()
+        self._grants.end_wait(peer)
+        self._peers.disconnect(peer, now)
+        self._sweeper.notice(now if peer.session is None else now + self._ledger.grace_seconds)
+        self._changed.unpark_all()
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        refusal = RemoteProtocolError(
+            ErrorCode.TOO_MANY,
+            f"This server has its {self._settings.max_connections} connections already.",
+        )
+        with trio.move_on_after(LAST_REPLIES_SECONDS):
+            try:
+                async with stream:
+                    await stream.send_all(encode_refusal(refusal))
+            except trio.BrokenResourceError:
+                log.debug("a peer that was turned away did not wait to be told")
+
+    # --- what the others call --------------------------------------------------------------------
+
+    def _find_end(self) -> None:
+        # An input without lines, or one whose last results were committed just before a crash.
+        source = self._job.source
+        source.scan(self._ledger.frontier + 1)
+        if source.at_end:
+            self._ledger.end_at(source.known_count)
+
+    def _is_over(self) -> bool:
+        return self._ledger.is_settled and self._job.written_count == self._ledger.total
+
+    def _after_commit(self) -> None:
+        self._grants.feed()
+        self._changed.unpark_all()
+
+    def next_due_at(self) -> float | None:
+        """The next instant with something to ``sweep``."""
+        instants = (self._ledger.next_due_at(), self._grants.next_due_at())
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    async def sweep(self, now: float, *, stood_still: bool) -> None:
+        """Do all that is due.
+
+        Cancellation: nothing, or all of it.
+        """
+        await self._writer.wait_room()
+        if stood_still:
+            self._ledger.postpone(now)
+        for rejected in self._ledger.expire(now):
+            self._writer.submit(Batch(tuple(rejections(self._job.source, rejected)), 0))
+        self._grants.feed()
+        self._grants.end_due_waits(now)
+        self._peers.forget_sessions()
+        self._statistics.sample(now)
+        self._changed.unpark_all()

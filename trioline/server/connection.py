@@ -1,0 +1,161 @@
+"""One peer: its bytes in, its requests carried out in order, its replies out in order."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from trioline.config import (
+    MAX_HELLO_BYTES,
+    MAX_HELLO_SECONDS,
+    MAX_RESULTS,
+    RECEIVE_BYTES,
+)
+from trioline.errors import ErrorCode, RemoteProtocolError
+from trioline.server.dispatch import Dispatch
+from trioline.server.outbox import Outbox
+from trioline.server.peers import Peer
+from trioline.server.writer import Writer
+from trioline.wire.codec import Envelope, encode_refusal, open_envelope
+from trioline.wire.framing import Framer
+
+log = logging.getLogger("trioline.server")
+
+REQUESTS_BETWEEN_CHECKPOINTS = 100
+"""Requests of one chunk handled before the other connections get their turn."""
+GOODBYE_SECONDS = 1.0
+GOODBYE_BYTES = 1024 * 1024
+"""How long and how much is read on after a refusal that closes: a socket closed with unread
+bytes resets the connection, and the refusal on its way would be lost."""
+
+
+class Connection:
+    """One accepted connection.
+
+    Args:
+        stream: Its socket.
+        peer: What it holds and is called.
+        dispatch: Carries its requests out.
+        writer: Gives the word for reading further.
+        max_line_bytes: For one message or raw line.
+    """
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        peer: Peer,
+        dispatch: Dispatch,
+        writer: Writer,
+        max_line_bytes: int,
+    ) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._dispatch = dispatch
+        self._writer = writer
+        self._max_line_bytes = max_line_bytes
+        self._framer = Framer(max_line_bytes if peer.is_welcome else MAX_HELLO_BYTES)
+        self._outbox = Outbox(stream)
+        self._envelope: Envelope | None = None  # whose raw lines are not all here
+
+    async def run(self) -> None:
+        """Serve until the peer is gone, has said bye or has broken the protocol.
+
+        Raises:
+            trio.BrokenResourceError: The connection broke (in an exception group).
+
+        Cancellation: requests read so far are carried out, their replies may be lost.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._outbox.run)
+            is_in_step = await self._read()
+            self._outbox.close()
+        if not is_in_step:
+            await self._say_goodbye()
+
+    async def _read(self) -> bool:
+        """Read and handle all there is; False where the rest of the stream means nothing."""
+        try:
+            await self._read_requests()
+        except RemoteProtocolError as error:
+            log.info("%s: %s", self._peer.name or self._peer.address, error)
+            return False
+        return not self._peer.is_leaving
+
+    async def _read_requests(self) -> None:
+        with trio.CancelScope() as hello_scope:
+            if not self._peer.is_welcome:
+                hello_scope.deadline = trio.current_time() + MAX_HELLO_SECONDS
+            while not self._peer.is_leaving:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+                if not data:
+                    return
+                self._framer.feed(data)
+                await self._handle_all()
+                if self._peer.is_welcome:
+                    hello_scope.deadline = float("inf")
+                    self._framer.max_line_bytes = self._max_line_bytes
+
+    async def _handle_all(self) -> None:
+        handled = 0
+        while not self._peer.is_leaving:
+            if not (self._outbox.has_room and self._writer.has_room):
+                await self._outbox.wait_room()
+                await self._writer.wait_room()
+            if not self._handle_next():
+                return
+            handled += 1
+            if handled % REQUESTS_BETWEEN_CHECKPOINTS == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _handle_next(self) -> bool:
+        """Handle one request; False where no whole one is here."""
+        try:
+            envelope = self._envelope or self._next_envelope()
+            block = None
+            if envelope is not None and envelope.raw_count and self._peer.is_welcome:
+                self._envelope = envelope
+                block = self._framer.next_block(envelope.raw_count, envelope.bytes_hint)
+                if block is None:
+                    return False
+        except RemoteProtocolError as error:
+            return self._refuse(error)
+        if envelope is None:
+            return False
+        self._envelope = None
+        self._dispatch.handle(self._peer, envelope, block, self._outbox.reserve())
+        return True
+
+    def _next_envelope(self) -> Envelope | None:
+        message = self._framer.next_message()
+        if message is None:
+            return None
+        envelope = open_envelope(message)
+        if envelope.raw_count > MAX_RESULTS:
+            raise RemoteProtocolError(
+                ErrorCode.TOO_LARGE,
+                f"One done takes at most {MAX_RESULTS} lines, not {envelope.raw_count}.",
+                is_fatal=True,
+            )
+        return envelope
+
+    def _refuse(self, error: RemoteProtocolError) -> bool:
+        self._dispatch.end_wait(self._peer)
+        self._outbox.reserve().fill(encode_refusal(error))
+        if error.is_fatal:
+            raise error
+        return True
+
+    async def wait_answered(self) -> None:
+        """Wait until all replies are out, or the connection is gone.
+
+        Cancellation: nothing has happened.
+        """
+        await self._outbox.wait_empty()
+
+    async def _say_goodbye(self) -> None:
+        with trio.move_on_after(GOODBYE_SECONDS):
+            await self._stream.send_eof()
+            left = GOODBYE_BYTES
+            while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+                left -= len(data)

@@ -1,0 +1,304 @@
+"""Carries requests out: between the ledger, which decides, and the files, which remember.
+
+Everything here is synchronous, so that nothing comes between reading and changing the ledger.
+A request's reply is put into its slot: now, or when its commit or its wait is over.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import assert_never
+
+import trio
+
+from trioline._version import __version__
+from trioline.config import (
+    MAX_BATCH,
+    MAX_NAME_CHARS,
+    MAX_RESULTS,
+    MAX_TEXT_CHARS,
+    PROTOCOL_VERSION,
+    ServerSettings,
+)
+from trioline.errors import ErrorCode, RemoteProtocolError
+from trioline.ledger import Ledger
+from trioline.server.grants import STAGE, Grants
+from trioline.server.outbox import Slot
+from trioline.server.peers import Peer, Peers
+from trioline.server.results import CheckedResults, check_block, check_rows, rejections
+from trioline.server.statistics import Statistics
+from trioline.server.writer import Batch, Writer
+from trioline.storage.job import Entry, Job
+from trioline.wire.codec import Envelope, Ref, encode_refusal, encode_reply
+from trioline.wire.messages import (
+    Bye,
+    Done,
+    DoneLines,
+    DoneReply,
+    Extend,
+    ExtendReply,
+    Fail,
+    FailReply,
+    Get,
+    Hello,
+    HelloReply,
+    Note,
+    Okay,
+    Ping,
+    Release,
+    ReleaseReply,
+    Request,
+    Set,
+    SetReply,
+    Status,
+)
+
+
+class Dispatch:
+    """The requests of all connections.
+
+    Args:
+        job: For the input and the job's id.
+        ledger: The state.
+        settings: For the token.
+        writer: Takes results and rejections.
+        grants: Gives lines out.
+        peers: Who is connected.
+        statistics: Answers ``status``.
+    """
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        ledger: Ledger,
+        settings: ServerSettings,
+        writer: Writer,
+        grants: Grants,
+        peers: Peers,
+        statistics: Statistics,
+    ) -> None:
+        self._job = job
+        self._ledger = ledger
+        self._settings = settings
+        self._writer = writer
+        self._grants = grants
+        self._peers = peers
+        self._statistics = statistics
+
+    def end_wait(self, peer: Peer) -> None:
+        """Answer a peer's waiting ``get``, if it has one: something else came from it."""
+        self._grants.end_wait(peer)
+
+    def handle(self, peer: Peer, envelope: Envelope, block: bytes | None, slot: Slot) -> None:
+        """Carry one request out; what is wrong with it becomes its reply.
+
+        Args:
+            peer: Who asks.
+            envelope: The request.
+            block: The raw lines behind it; None where there are none.
+            slot: Where the reply goes.
+
+        Raises:
+            RemoteProtocolError: The connection is to be closed; its reply is in the slot.
+        """
+        self._grants.end_wait(peer)
+        try:
+            self._carry_out(peer, envelope.request(), envelope.ref, block, slot)
+        except RemoteProtocolError as error:
+            slot.fill(encode_refusal(error, envelope.ref))
+            if error.is_fatal:
+                raise
+
+    def _carry_out(
+        self, peer: Peer, request: Request, ref: Ref, block: bytes | None, slot: Slot
+    ) -> None:
+        if not peer.is_welcome and not isinstance(request, Hello):
+            raise RemoteProtocolError(
+                ErrorCode.AUTH_REQUIRED, "This server wants a token: say hello with it first."
+            )
+        match request:
+            case Get():
+                self._grants.get(peer, request, ref, slot)
+            case DoneLines():
+                self._done_lines(peer, request, ref, block, slot)
+            case Done():
+                self._done(peer, request, ref, slot)
+            case Fail():
+                self._fail(peer, request, ref, slot)
+            case _:
+                slot.fill(encode_reply(self._answer(peer, request), ref))
+
+    def _answer(
+        self, peer: Peer, request: Hello | Release | Extend | Note | Status | Set | Ping | Bye
+    ) -> object:
+        """Carry out what can be answered at once."""
+        match request:
+            case Hello():
+                return self._hello(peer, request)
+            case Release():
+                return self._release(peer, request)
+            case Extend():
+                return self._extend(peer, request)
+            case Note():
+                peer.note = request.text[:MAX_TEXT_CHARS]
+                return Okay()
+            case Status():
+                return self._statistics.snapshot()
+            case Set():
+                return self._set(request)
+            case Ping():
+                return Okay()
+            case Bye():
+                self._peers.leave(peer, trio.current_time())
+                self._grants.feed()
+                return Okay()
+            case _:
+                assert_never(request)
+
+    def _hello(self, peer: Peer, request: Hello) -> HelloReply:
+        if request.protocol != PROTOCOL_VERSION:
+            raise RemoteProtocolError(
+                ErrorCode.VERSION,
+                f"This server speaks protocol {PROTOCOL_VERSION}, not {request.protocol}.",
+            )
+        token = self._settings.token
+        if token is not None and not secrets.compare_digest(
+            (request.token or "").encode(), token.encode()
+        ):
+            raise RemoteProtocolError(
+                ErrorCode.AUTH_FAILED, "That is not this server's token: see its --token-file."
+            )
+        if peer.name is not None:
+            raise RemoteProtocolError(ErrorCode.BAD_REQUEST, "hello was said already.")
+        peer.is_welcome = True
+        peer.name = (request.worker or peer.address)[:MAX_NAME_CHARS]
+        peer.detach = request.detach
+        self._peers.attach(peer, request.session, trio.current_time())
+        self._grants.feed()
+        return HelloReply(
+            protocol=PROTOCOL_VERSION,
+            server=f"trioline/{__version__}",
+            session=peer.session or "",
+            job=self._job.run_id,
+            lease_timeout=self._ledger.lease_timeout_seconds,
+            max_batch=MAX_BATCH,
+            max_line=self._job.settings.max_line_bytes,
+            stages=[STAGE],
+        )
+
+    # --- results ---------------------------------------------------------------------------------
+
+    def _done_lines(
+        self, peer: Peer, request: DoneLines, ref: Ref, block: bytes | None, slot: Slot
+    ) -> None:
+        assert block is not None
+        if request.bytes is not None and request.bytes != len(block):
+            raise RemoteProtocolError(
+                ErrorCode.BAD_REQUEST,
+                f"The {request.count} lines are {len(block)} bytes, not {request.bytes}.",
+            )
+        lines = range(request.first, request.first + request.count)
+        self._check_given_out(lines.stop - 1)
+        results = check_block(lines, block, text=self._job.settings.text)
+        self._settle(peer, results, ref, slot)
+
+    def _done(self, peer: Peer, request: Done, ref: Ref, slot: Slot) -> None:
+        if len(request.results) > MAX_RESULTS:
+            raise RemoteProtocolError(
+                ErrorCode.TOO_LARGE, f"One done takes at most {MAX_RESULTS} results."
+            )
+        if request.results:
+            self._check_given_out(max(row.id for row in request.results))
+        results = check_rows(request.results, text=self._job.settings.text)
+        self._settle(peer, results, ref, slot)
+
+    def _check_given_out(self, line: int) -> None:
+        # Beyond the frontier it may have been given out before a restart: then it must exist.
+        is_known = self._ledger.was_given_out(line) and (
+            line < self._ledger.frontier or self._job.source.scan(line + 1)
+        )
+        if not is_known:
+            raise RemoteProtocolError(
+                ErrorCode.UNKNOWN_ID, f"Line {line} was never given out; nothing was taken."
+            )
+
+    def _settle(self, peer: Peer, results: CheckedResults, ref: Ref, slot: Slot) -> None:
+        news = [new for run in results.runs for new in self._ledger.settle(peer.holder, run)]
+        entries: list[Entry] = [results.entry(new) for new in news]
+        accepted = sum(map(len, news))
+        failed = 0
+        for line, error in results.errors.items():
+            failure = self._ledger.fail(
+                trio.current_time(), peer.holder, line, error.text, retry=error.retry
+            )
+            if failure is not None:
+                failed += 1
+                if failure.rejected is not None:
+                    entries.extend(rejections(self._job.source, failure.rejected))
+        peer.done_count += accepted
+        peer.failed_count += failed
+        reply = DoneReply(
+            accepted=accepted, duplicate=results.row_count - accepted - failed, failed=failed
+        )
+        self._writer.submit(Batch(entries, results.size_bytes, slot, encode_reply(reply, ref)))
+        self._grants.feed()
+
+    def _fail(self, peer: Peer, request: Fail, ref: Ref, slot: Slot) -> None:
+        failure = self._ledger.fail(
+            trio.current_time(),
+            peer.holder,
+            request.id,
+            request.error[:MAX_TEXT_CHARS],
+            retry=request.retry,
+            delay_seconds=request.delay,
+            lease_number=request.lease,
+        )
+        if failure is None:
+            raise RemoteProtocolError(
+                ErrorCode.NOT_HELD, f"Line {request.id} is not held by this connection."
+            )
+        peer.failed_count += 1
+        rejected = failure.rejected
+        entries = () if rejected is None else tuple(rejections(self._job.source, rejected))
+        reply = FailReply(
+            state="queued" if rejected is None else "rejected",
+            attempt=failure.attempt,
+            max_attempts=self._ledger.max_attempts,
+        )
+        self._writer.submit(Batch(entries, 0, slot, encode_reply(reply, ref)))
+        self._grants.feed()
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    def _release(self, peer: Peer, request: Release) -> ReleaseReply:
+        released = self._ledger.release(trio.current_time(), peer.holder, request.ids)
+        if request.ids and not released:
+            raise RemoteProtocolError(
+                ErrorCode.NOT_HELD, "None of these lines is held by this connection."
+            )
+        self._grants.feed()
+        return ReleaseReply(released=released)
+
+    def _extend(self, peer: Peer, request: Extend) -> ExtendReply:
+        lost = self._ledger.extend(trio.current_time(), peer.holder, request.lease)
+        if lost is None:
+            raise RemoteProtocolError(
+                ErrorCode.NOT_HELD, f"Lease {request.lease} is not held by this connection."
+            )
+        return ExtendReply(lease_timeout=self._ledger.lease_timeout_seconds, lost=lost)
+
+    def _set(self, request: Set) -> SetReply:
+        ledger = self._ledger
+        if request.lease_timeout is not None:
+            ledger.lease_timeout_seconds = request.lease_timeout
+        if request.max_attempts is not None:
+            ledger.max_attempts = request.max_attempts
+        if request.paused is not None:
+            ledger.paused = request.paused
+        self._grants.feed()
+        return SetReply(
+            lease_timeout=ledger.lease_timeout_seconds,
+            max_attempts=ledger.max_attempts,
+            paused=ledger.paused,
+        )

@@ -1,0 +1,187 @@
+"""Gives lines out: at once where there are some, to those who wait as soon as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from trioline.config import (
+    MAX_BATCH,
+    MAX_HELD_LEASES,
+    MAX_LEASE_BYTES,
+    MAX_WAIT_SECONDS,
+)
+from trioline.deadlines import Deadlines
+from trioline.errors import ErrorCode, RemoteProtocolError
+from trioline.ledger import Lease, Ledger, Offer
+from trioline.server.outbox import Slot
+from trioline.server.peers import Peer, Waiter
+from trioline.server.results import rejections
+from trioline.server.writer import Batch, Writer
+from trioline.storage.job import Job
+from trioline.storage.source import InputLineTooLong
+from trioline.wire.codec import Ref, encode_reply, work_item
+from trioline.wire.messages import Complete, Form, Get, Retry, Work, WorkLines
+
+STAGE = "main"
+"""The only stage there is."""
+RETRY_IN_SECONDS = 1.0
+"""The hint in ``retry``; who asks with ``wait`` does not need it."""
+
+
+class Grants:
+    """The giving side of the ledger.
+
+    Args:
+        job: For the input's lines.
+        ledger: Decides which.
+        writer: Takes the records of lines that cannot be given out at all.
+        notice: Called with an instant at which something falls due.
+    """
+
+    def __init__(
+        self, job: Job, ledger: Ledger, writer: Writer, notice: Callable[[float], None]
+    ) -> None:
+        self._job = job
+        self._ledger = ledger
+        self._writer = writer
+        self._notice = notice
+        self._waiters: Deadlines[Waiter] = Deadlines()
+        self.is_stopped = False
+        """The server is leaving: nothing is given out any more."""
+        self.is_complete = False
+        """Every line's result is written: workers may go home."""
+
+    def next_due_at(self) -> float | None:
+        """When the next wait is over; None where nobody waits."""
+        return self._waiters.next_due_at()
+
+    def get(self, peer: Peer, request: Get, ref: Ref, slot: Slot) -> None:
+        """Fill the slot now, or when there is work, or when the wait is over.
+
+        Raises:
+            RemoteProtocolError: The request is refused.
+        """
+        if request.stage not in (None, STAGE):
+            raise RemoteProtocolError(
+                ErrorCode.BAD_REQUEST, f"There is no stage {request.stage!r}; hello names them."
+            )
+        if self._ledger.lease_count(peer.holder) >= MAX_HELD_LEASES:
+            raise RemoteProtocolError(
+                ErrorCode.TOO_MANY,
+                f"This connection holds {MAX_HELD_LEASES} leases; answer or release some first.",
+            )
+        waiter = Waiter(peer, request, ref, slot)
+        # Who waits already comes first.
+        reply = None if len(self._waiters) else self._grant(waiter)
+        if reply is not None:
+            slot.fill(reply)
+        elif self.is_complete:
+            slot.fill(encode_reply(Complete(), ref))
+        elif self.is_stopped or request.wait == 0:
+            slot.fill(_retry(waiter))
+        else:
+            self._wait(waiter, min(request.wait, MAX_WAIT_SECONDS))
+
+    def _wait(self, waiter: Waiter, seconds: float) -> None:
+        now = trio.current_time()
+        waiter.peer.waiter = waiter
+        self._waiters.start(waiter, seconds, now)
+        self._notice(now + seconds)
+
+    def end_wait(self, peer: Peer) -> None:
+        """Answer a peer's waiting ``get``, if it has one, with ``retry``."""
+        if peer.waiter is not None:
+            self._answer(peer.waiter, _retry(peer.waiter))
+
+    def end_due_waits(self, now: float) -> None:
+        """Answer those whose wait is over."""
+        for waiter in self._waiters.due(now):
+            self._answer(waiter, _retry(waiter))
+
+    def stop(self) -> None:
+        """Give nothing out any more, and tell those who wait."""
+        self.is_stopped = True
+        for waiter in self._waiters.items():
+            self._answer(waiter, _retry(waiter))
+
+    def complete(self) -> None:
+        """Tell those who wait, and all who will ask, that the job is over."""
+        self.is_complete = True
+        for waiter in self._waiters.items():
+            self._answer(waiter, encode_reply(Complete(), waiter.ref))
+
+    def feed(self) -> None:
+        """Give work to those who wait, as far as there is some; to be called after any change."""
+        while (waiter := self._waiters.first()) is not None:
+            reply = self._grant(waiter)
+            if reply is None:
+                return
+            self._answer(waiter, reply)
+
+    def _answer(self, waiter: Waiter, reply: bytes) -> None:
+        self._waiters.stop(waiter)
+        waiter.peer.waiter = None
+        waiter.slot.fill(reply)
+
+    def _grant(self, waiter: Waiter) -> bytes | None:
+        if self.is_stopped or self._writer.is_disk_full:
+            return None
+        now = trio.current_time()
+        found = self.find_lines(now, min(waiter.request.max, MAX_BATCH))
+        if found is None:
+            return None
+        offer, lines = found
+        lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
+        self._notice(now + lease.timeout_seconds)
+        if waiter.request.form is Form.LINES:
+            return _lines_reply(lease, lines, waiter.ref)
+        return _items_reply(lease, lines, waiter.ref, text=self._job.settings.text)
+
+    def find_lines(self, now: float, max_count: int) -> tuple[Offer, list[bytes]] | None:
+        """Find lines to give out, and learn on the way where the input ends.
+
+        Lines too long to be sent are rejected, not passed over in silence.
+        """
+        source, ledger = self._job.source, self._ledger
+        while (offer := ledger.offer(now, max_count)) is not None:
+            try:
+                lines = source.read(offer.first, offer.count, MAX_LEASE_BYTES)
+            except InputLineTooLong as too_long:
+                rejected = ledger.reject_unreadable(offer.first, str(too_long))
+                self._writer.submit(Batch(tuple(rejections(source, rejected)), 0))
+                return None  # the commit will call for more
+            if source.at_end:
+                ledger.end_at(source.known_count)
+            if lines:
+                return offer, lines
+        return None
+
+
+def _retry(waiter: Waiter) -> bytes:
+    return encode_reply(Retry(retry_in=RETRY_IN_SECONDS), waiter.ref)
+
+
+def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref) -> bytes:
+    body = b"\n".join(lines) + b"\n"
+    reply = WorkLines(
+        lease=lease.number,
+        lease_timeout=lease.timeout_seconds,
+        first=lease.lines[0] if isinstance(lease.lines, range) else min(lease.lines),
+        count=len(lines),
+        bytes=len(body),
+        attempt=lease.attempt,
+    )
+    return encode_reply(reply, ref, body)
+
+
+def _items_reply(lease: Lease, lines: list[bytes], ref: Ref, *, text: bool) -> bytes:
+    attempt = lease.attempt
+    items = [
+        work_item(number, line, attempt, text=text)
+        for number, line in zip(sorted(lease.lines), lines, strict=True)
+    ]
+    return encode_reply(
+        Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items), ref
+    )

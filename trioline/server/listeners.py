@@ -1,0 +1,119 @@
+"""Sockets: where the server listens, and what is set on those it accepts."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from trioline.config import Address, ServerSettings
+from trioline.errors import UsageError
+
+LISTEN_BACKLOG = 4_096
+"""Workers of a whole cluster connect in the same second."""
+KEEPALIVE_IDLE_SECONDS = 20
+KEEPALIVE_INTERVAL_SECONDS = 8
+KEEPALIVE_PROBES = 4
+SILENCE_MILLISECONDS = 45_000
+"""With these a peer whose machine or network is gone is found within a minute."""
+
+
+@asynccontextmanager
+async def open_listeners(settings: ServerSettings) -> AsyncIterator[Sequence[trio.SocketListener]]:
+    """Listen on all the addresses that the settings name.
+
+    Raises:
+        UsageError: One of them cannot be listened on.
+
+    Closing: leaving the context closes them and removes the Unix socket's file.
+    """
+    async with AsyncExitStack() as stack:
+        listeners: list[trio.SocketListener] = []
+        if settings.port is not None:
+            listeners += await _open_tcp(settings.host, settings.port)
+        if settings.unix is not None:
+            listeners.append(await _open_unix(settings.unix))
+            stack.callback(settings.unix.unlink, missing_ok=True)
+        for listener in listeners:
+            stack.push_async_exit(listener)
+        yield listeners
+
+
+async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: "another program listens there; choose another --port, or 0 for any",
+            errno.EACCES: "that port needs more rights; choose a --port above 1023",
+            errno.EADDRNOTAVAIL: "this machine does not have that address; choose another --host",
+        }.get(error.errno or 0, str(error))
+        raise UsageError(f"Cannot listen on {host}:{port}: {why}.") from error
+
+
+async def _open_unix(path: Path) -> trio.SocketListener:
+    await _remove_stale(path)
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await listener.bind(str(path))
+        path.chmod(0o600)  # whoever may connect may read the input
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"Cannot listen on unix:{path}: {error.strerror or error}.") from error
+    return trio.SocketListener(listener)
+
+
+async def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"Cannot listen on unix:{path}: a file is there that is no socket.")
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            await probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)  # nobody listens: its server was killed
+            return
+    raise UsageError(f"Cannot listen on unix:{path}: another server listens there.")
+
+
+def address_of(listener: trio.SocketListener) -> Address:
+    """Where a listener can be reached."""
+    name = listener.socket.getsockname()
+    if isinstance(name, str):
+        return Address(path=name)
+    return Address(host=name[0], port=name[1])
+
+
+def peer_name(sock: trio.socket.SocketType) -> str:
+    """What an accepted socket's other end is called where it does not say."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "gone"
+    if isinstance(name, tuple):
+        return f"{name[0]}:{name[1]}"
+    return f"unix-{sock.fileno()}"
+
+
+def watch_for_silence(sock: trio.socket.SocketType) -> None:
+    """Let the system find out when the other machine is gone without a word."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", SILENCE_MILLISECONDS),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,0 +1,48 @@
+"""Does what falls due: leases, waits, retries, dropped sessions."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import trio
+
+from trioline.config import SERVER_STALL_SECONDS
+
+MAX_SLEEP_SECONDS = 1.0
+"""Between two sweeps: the rate is sampled and a standstill of the process is noticed by it."""
+
+
+class Due(Protocol):
+    """What the sweeper looks after."""
+
+    def next_due_at(self) -> float | None:
+        """The next instant with something to do."""
+
+    async def sweep(self, now: float, *, stood_still: bool) -> None:
+        """Do all that is due."""
+
+
+class Sweeper:
+    """Sleeps until something is due, and no longer than a second."""
+
+    def __init__(self) -> None:
+        self._sleep: trio.CancelScope | None = None
+
+    def notice(self, due_at: float) -> None:
+        """Say that something falls due at an instant: wake by then."""
+        if self._sleep is not None and due_at < self._sleep.deadline:
+            self._sleep.deadline = due_at
+
+    async def run(self, due: Due) -> None:
+        """Sweep until cancelled."""
+        while True:
+            planned_at = trio.current_time() + MAX_SLEEP_SECONDS
+            next_due_at = due.next_due_at()
+            if next_due_at is not None:
+                planned_at = min(planned_at, next_due_at)
+            with trio.CancelScope(deadline=planned_at) as self._sleep:
+                await trio.sleep_forever()
+            planned_at, self._sleep.deadline = self._sleep.deadline, -math.inf
+            now = trio.current_time()
+            await due.sweep(now, stood_still=now - planned_at > SERVER_STALL_SECONDS)

@@ -1,0 +1,201 @@
+"""The one writer: whatever is queued becomes one commit, then its replies go out.
+
+It owns the job's files while it runs. What it is handed was settled in the ledger already; it
+answers a ``done`` only after the commit that holds its results is as safe as the fsync policy
+says. Duplicates pass through it too: their reply must not overtake the first result's commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from trioline.config import (
+    LAZY_SYNC_INTERVAL_SECONDS,
+    MAX_QUEUED_BYTES,
+    MAX_QUEUED_RESULTS,
+    SYNC_INTERVAL_BYTES,
+    SYNC_INTERVAL_SECONDS,
+    Fsync,
+)
+from trioline.errors import DiskFull
+from trioline.server.outbox import Slot
+from trioline.storage.job import Entry, Job
+
+log = logging.getLogger("trioline.server")
+
+QUEUE_RESERVE = 1_024
+"""Places in the queue for what cannot wait for room: rejections found on the way."""
+DISK_FULL_RETRY_SECONDS = 1.0
+DISK_FULL_LOG_SECONDS = 30.0
+MAX_INLINE_BYTES = 1024 * 1024
+"""A commit without sync up to this size is done in place: a thread hop costs more (100 us)."""
+
+
+@attrs.frozen
+class Batch:
+    """What belongs to one ``done``, or to one other event."""
+
+    entries: Sequence[Entry]
+    size_bytes: int
+    slot: Slot | None = None
+    """Where the reply goes after the commit."""
+    reply: bytes = b""
+
+
+class Writer:
+    """Group commit.
+
+    Args:
+        job: The files. Between ``run`` being started and its end only ``run`` changes them.
+        on_commit: Called after each commit.
+        is_over: Says whether every line is written.
+    """
+
+    def __init__(
+        self, job: Job, *, on_commit: Callable[[], None], is_over: Callable[[], bool]
+    ) -> None:
+        self.job = job
+        self.is_disk_full = False
+        self.finished = trio.Event()
+        """Set when every line is written and the files say so durably."""
+        self.ended = trio.Event()
+        """Set when ``run`` has done all after ``close``."""
+        self._is_over = is_over
+        self._on_commit = on_commit
+        self._is_lazy = job.settings.fsync is Fsync.NEVER
+        self._send, self._receive = trio.open_memory_channel[Batch](
+            MAX_QUEUED_RESULTS + QUEUE_RESERVE
+        )
+        self._queued_bytes = 0
+        self._room = trio.lowlevel.ParkingLot()
+        self._limiter = trio.CapacityLimiter(1)
+        self._synced_at = -math.inf
+        self._is_closing = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another ``done`` may be handed in."""
+        return (
+            self._queued_bytes < MAX_QUEUED_BYTES
+            and self._receive.statistics().current_buffer_used < MAX_QUEUED_RESULTS
+        )
+
+    async def wait_room(self) -> None:
+        """Wait until another ``done`` may be handed in.
+
+        Cancellation: nothing has happened.
+        """
+        while not self.has_room:
+            await self._room.park()
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch for the next commit; never blocks, so that settling and queueing are one.
+
+        Look at ``has_room`` first.
+        """
+        self._queued_bytes += batch.size_bytes
+        self._send.send_nowait(batch)
+
+    def close(self) -> None:
+        """Say that nothing more will be handed in: ``run`` commits what is queued and ends."""
+        self._is_closing = True
+        self._send.close()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit until closed; ends with a durable checkpoint.
+
+        Raises:
+            StorageError: A file failed. Nothing of that commit is answered.
+
+        Cancellation: a commit under way is finished; what is queued behind it is not done.
+        """
+        task_status.started()
+        self._synced_at = trio.current_time()
+        while True:
+            if self._is_over() and not self.finished.is_set():
+                await self._sync(self.job.finish)
+                self.finished.set()
+            elif self._is_sync_due():
+                await self._sync(self.job.sync)
+            try:
+                batch = await self._next_batch()
+            except trio.EndOfChannel:
+                break
+            if batch is not None:
+                await self._commit([batch, *self._take_queued()])
+        if not self.finished.is_set():
+            await self._sync(self.job.sync)
+        self.ended.set()
+
+    async def _next_batch(self) -> Batch | None:
+        with trio.move_on_at(self._next_sync_at()):
+            return await self._receive.receive()
+        return None
+
+    def _take_queued(self) -> list[Batch]:
+        batches = []
+        try:
+            while True:
+                batches.append(self._receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return batches
+
+    async def _commit(self, batches: list[Batch]) -> None:
+        entries = [entry for batch in batches for entry in batch.entries]
+        if entries:
+            with trio.CancelScope(shield=True):  # ends with the disk: a commit is never halved
+                await self._commit_when_there_is_room(entries, sum(b.size_bytes for b in batches))
+        for batch in batches:
+            self._queued_bytes -= batch.size_bytes
+            if batch.slot is not None:
+                batch.slot.fill(batch.reply)
+        self._room.unpark_all()
+        self._on_commit()
+
+    async def _commit_when_there_is_room(self, entries: list[Entry], size_bytes: int) -> None:
+        logged_at = -math.inf
+        while True:
+            try:
+                await self._commit_once(entries, size_bytes)
+            except DiskFull as full:
+                if self._is_closing:
+                    raise
+                self.is_disk_full = True
+                if trio.current_time() - logged_at >= DISK_FULL_LOG_SECONDS:
+                    logged_at = trio.current_time()
+                    log.warning("%s The job waits and goes on by itself when there is room.", full)
+                await trio.sleep(DISK_FULL_RETRY_SECONDS)
+            else:
+                break
+        if self.is_disk_full:
+            self.is_disk_full = False
+            log.warning("There is room again: the job goes on.")
+
+    async def _commit_once(self, entries: list[Entry], size_bytes: int) -> None:
+        if self.job.settings.fsync is Fsync.ALWAYS or size_bytes > MAX_INLINE_BYTES:
+            await trio.to_thread.run_sync(self.job.commit, entries, limiter=self._limiter)
+        else:
+            self.job.commit(entries)
+
+    async def _sync(self, sync: Callable[[int], None]) -> None:
+        offset = self.job.source.offset_of(self.job.written_count)
+        self.job.source.forget(self.job.written_count)
+        await trio.to_thread.run_sync(sync, offset, limiter=self._limiter)
+        self._synced_at = trio.current_time()
+
+    def _next_sync_at(self) -> float:
+        if self.job.unsynced_bytes == 0:
+            return math.inf
+        seconds = LAZY_SYNC_INTERVAL_SECONDS if self._is_lazy else SYNC_INTERVAL_SECONDS
+        return self._synced_at + seconds
+
+    def _is_sync_due(self) -> bool:
+        return (
+            self.job.unsynced_bytes >= SYNC_INTERVAL_BYTES
+            or trio.current_time() >= self._next_sync_at()
+        )

@@ -1,0 +1,160 @@
+"""The two files that people read, grown together: the output and the rejected lines.
+
+A rejected line takes its turn like any other: its placeholder goes to the output, and its record to
+the rejected file, which so has its records in the order of the lines, each once.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import attrs
+
+from trioline.storage.frames import Frame, Kind, Region
+from trioline.storage.output import GrowingFile
+
+_PIECE_BYTES = 1024 * 1024
+"""Written at a time: bounds the memory of a long catching up."""
+
+
+@attrs.frozen
+class Mark:
+    """How far both files reached at one instant."""
+
+    written_count: int
+    rejected_count: int
+    output_bytes: int
+    rejected_bytes: int
+
+
+class Answers:
+    """Puts lines into the output, in order.
+
+    ``flush`` writes what ``take`` gathered. Closing: its owner calls ``close``; it is idempotent.
+
+    Args:
+        placeholder: Stands in the output for a rejected line; without newline.
+    """
+
+    def __init__(
+        self,
+        output: GrowingFile,
+        rejected: GrowingFile,
+        *,
+        placeholder: bytes,
+        written_count: int,
+        rejected_count: int,
+    ) -> None:
+        self.output = output
+        self.rejected = rejected
+        self.written_count = written_count
+        """Lines whose results are in the output (or on their way to it until ``flush``)."""
+        self.rejected_count = rejected_count
+        """Rejected ones among them."""
+        self._placeholder = placeholder + b"\n"
+        self._pieces: list[bytes] = []
+        self._records: list[bytes] = []
+        self._gathered_bytes = 0
+
+    def take(self, frame: Frame) -> None:
+        """Take the lines of a frame from ``written_count`` on; the frame reaches beyond it.
+
+        Raises:
+            DiskFull: ``cut_back`` takes back what was taken since.
+        """
+        assert frame.first <= self.written_count < frame.end
+        if frame.kind is Kind.REJECTED:
+            self._pieces.append(self._placeholder)
+            self._records.append(frame.payload)
+            self.rejected_count += 1
+        else:
+            self._pieces.append(frame.lines_from(self.written_count))
+        self.written_count = frame.end
+        self._gathered_bytes += len(frame.payload)
+        if self._gathered_bytes >= _PIECE_BYTES:
+            self.flush()
+
+    def take_in_turn(self, frames: list[Frame]) -> Frame:
+        """Write results that are in turn to the output, and make the frame that tells of them.
+
+        Raises:
+            DiskFull: As in ``take``.
+        """
+        self.flush()
+        first, offset = self.written_count, self.output.length
+        crc = 0
+        for frame in frames:
+            crc = zlib.crc32(frame.payload, crc)
+            self.take(frame)
+        self.flush()
+        region = Region(offset, self.output.length - offset, crc)
+        return Frame(Kind.WRITTEN, first, self.written_count - first, region.pack())
+
+    def adopt(self, frame: Frame) -> bool:
+        """Take lines that a WRITTEN frame found in the output already, if they are still there."""
+        self.flush()
+        region = Region.unpack(frame.payload)
+        if frame.first != self.written_count or region.offset != self.output.length:
+            return False
+        if not self.output.adopt(region.length, region.crc):
+            return False
+        self.written_count = frame.end
+        return True
+
+    def flush(self) -> None:
+        """Write what was gathered.
+
+        Raises:
+            DiskFull: As in ``take``.
+        """
+        pieces, records = self._pieces, self._records
+        self._pieces, self._records, self._gathered_bytes = [], [], 0
+        if pieces:
+            self.output.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if records:
+            self.rejected.append(b"".join(records))
+
+    def mark(self) -> Mark:
+        """Remember how far both files reach, for ``cut_back``. Nothing may be gathered."""
+        assert not self._pieces
+        return Mark(
+            self.written_count, self.rejected_count, self.output.length, self.rejected.length
+        )
+
+    def cut_back(self, mark: Mark) -> None:
+        """Take back all that was taken since ``mark``."""
+        self._pieces, self._records, self._gathered_bytes = [], [], 0
+        for file, length in (
+            (self.output, mark.output_bytes),
+            (self.rejected, mark.rejected_bytes),
+        ):
+            if file.length != length:
+                file.cut(length)
+        self.written_count = mark.written_count
+        self.rejected_count = mark.rejected_count
+
+    def check(self) -> None:
+        """Hold against both files what was written.
+
+        Raises:
+            StorageError: Somebody else changed one.
+        """
+        self.output.check_size()
+        self.rejected.check_size()
+
+    def end_replay(self) -> None:
+        """Cut off what is behind the last line, and sync both files."""
+        self.flush()
+        for file in (self.output, self.rejected):
+            file.cut(file.length)
+            file.sync()
+
+    def sync(self) -> None:
+        """Return when both files are on the disk."""
+        self.output.sync()
+        self.rejected.sync()
+
+    def close(self) -> None:
+        """Close both files."""
+        self.output.close()
+        self.rejected.close()

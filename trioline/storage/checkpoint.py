@@ -1,0 +1,150 @@
+"""The durable point: how far the output is safe, in two slots that are written in turn.
+
+A slot has 512 bytes, so that a disk writes it whole or not at all, and the two are a page apart, so
+that a torn write cannot reach both. The valid slot with the highest sequence number counts. A slot
+that does not parse is never taken for an empty one.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import attrs
+
+from trioline.errors import StorageError
+from trioline.storage.files import Disk
+
+FORMAT = 1
+"""Of the state folder as a whole; a newer one is refused, never guessed at."""
+SLOT_BYTES = 512
+SLOT_SPACING_BYTES = 4_096
+TAIL_BYTES = 4_096
+"""How much of the output's end a slot vouches for."""
+
+_MAGIC = b"trioline"
+_HEAD = struct.Struct("<8sI")
+_BODY = struct.Struct("<16sQQQQQQQIIQQ?")
+_CRC = struct.Struct("<I")
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """What is on the disk for certain."""
+
+    run_id: bytes
+    """16 bytes: the job's."""
+    epoch: int
+    """Counts the servers that wrote to this job. A higher one than ours: another took over."""
+    sequence: int
+    """Counts the checkpoints of this job."""
+    line_count: int
+    """Lines done: their results are in the output."""
+    output_bytes: int
+    rejected_bytes: int
+    rejected_count: int
+    """Rejected lines among those done."""
+    input_offset: int
+    """Byte of the input at which the line after the done ones begins."""
+    tail_bytes: int = 0
+    tail_crc: int = 0
+    """crc32 of the output's last ``tail_bytes`` bytes."""
+    journal_segment: int = 0
+    """The journal's newest segment; 0: there is none."""
+    journal_bytes: int = 0
+    """How much of that segment is on the disk."""
+    finished: bool = False
+    """The job is over: every line is in the output."""
+
+    def pack(self) -> bytes:
+        """Encode as one slot."""
+        fields = attrs.astuple(self)
+        slot = _HEAD.pack(_MAGIC, FORMAT) + _BODY.pack(*fields)
+        slot = slot.ljust(SLOT_BYTES - _CRC.size, b"\0")
+        return slot + _CRC.pack(zlib.crc32(slot))
+
+
+def unpack(slot: bytes, path: Path) -> Checkpoint | None:
+    """Decode a slot; None for one that is not valid.
+
+    Raises:
+        StorageError: It is valid, and of a newer format.
+    """
+    if len(slot) != SLOT_BYTES:
+        return None
+    magic, version = _HEAD.unpack_from(slot)
+    (crc,) = _CRC.unpack_from(slot, SLOT_BYTES - _CRC.size)
+    # The crc is at the same place in every format, so that a flipped version is no newer version.
+    if magic != _MAGIC or crc != zlib.crc32(slot[: -_CRC.size]):
+        return None
+    if version != FORMAT:
+        raise StorageError(
+            f"{path} has format {version}; this version of trioline knows {FORMAT}. Nothing was"
+            " touched. Use the version that wrote it.",
+            path,
+        )
+    names = [field.name for field in attrs.fields(Checkpoint)]
+    return Checkpoint(**dict(zip(names, _BODY.unpack_from(slot, _HEAD.size), strict=True)))
+
+
+class CheckpointFile:
+    """The file with the two slots.
+
+    Closing: its owner calls ``close``; it is idempotent.
+
+    Raises:
+        StorageError: There is no such file, or it cannot be opened.
+    """
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self._file = disk.open(path, os.O_RDWR)
+        self._path = path
+
+    @classmethod
+    def create(cls, disk: Disk, path: Path, first: Checkpoint) -> CheckpointFile:
+        """Make the file with its whole length and ``first`` in it, and sync it."""
+        slots = [bytes(SLOT_SPACING_BYTES), bytes(SLOT_SPACING_BYTES)]
+        slots[first.sequence & 1] = first.pack().ljust(SLOT_SPACING_BYTES, b"\0")
+        disk.write_whole(path, b"".join(slots))
+        return cls(disk, path)
+
+    def read(self, run_id: bytes) -> Checkpoint:
+        """The newest valid slot of this run.
+
+        Raises:
+            StorageError: There is none, or it is of a newer format.
+        """
+        slots = [self._file.read(SLOT_BYTES, at) for at in (0, SLOT_SPACING_BYTES)]
+        found = [unpack(slot, self._path) for slot in slots]
+        valid = [slot for slot in found if slot is not None and slot.run_id == run_id]
+        if not valid:
+            raise StorageError(
+                f"{self._path} is damaged: neither of its two slots is valid. Nothing was touched."
+                " Put the file back from a copy, or begin anew with --fresh, which throws the old"
+                " answers away.",
+                self._path,
+            )
+        return max(valid, key=lambda slot: slot.sequence)
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write the slot whose turn it is and return when it is on the disk.
+
+        Raises:
+            DiskFull: The other slot still counts; the same call may be repeated.
+        """
+        self._file.write(checkpoint.pack(), (checkpoint.sequence & 1) * SLOT_SPACING_BYTES)
+        self._file.sync()
+
+    def sync(self) -> None:
+        """Return when what was written before is on the disk."""
+        self._file.sync()
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file."""
+        return self._file.is_in_place()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

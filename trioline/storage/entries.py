@@ -1,0 +1,29 @@
+"""What a commit is made of, as the server hands it over."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Results:
+    """The results of some lines in a row."""
+
+    first: int
+    """Number of the first line."""
+    count: int
+    """Lines, at least one."""
+    data: bytes
+    """Their results, each ended by ``b"\\n"``."""
+
+
+@attrs.frozen
+class Rejection:
+    """One line that was given up."""
+
+    line: int
+    record: bytes
+    """As ``encode_record`` makes it, with its newline."""
+
+
+Entry = Results | Rejection

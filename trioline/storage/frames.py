@@ -1,0 +1,169 @@
+"""The journal's frames: bytes that prove what they are.
+
+A frame is a header of 32 bytes (crc32, kind, payload length, first line, count of lines) and its
+payload. The crc begins from the run id and the segment's number, so that a frame of another run or
+another segment is not valid here; kind 0 does not exist, so that a block of zeros is none either.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from trioline.storage.entries import Entry, Rejection, Results
+
+FRAME_BYTES = 1024 * 1024
+"""Neighbouring results share a frame up to here: a frame is read back whole."""
+
+_HEADER = struct.Struct("<IB3xQQQ")
+_AFTER_CRC = struct.Struct("<B3xQQQ")
+_REGION = struct.Struct("<QQI")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(enum.IntEnum):
+    """What a frame's payload is."""
+
+    RESULTS = 1
+    """``count`` lines for the output, each with its newline."""
+    REJECTED = 2
+    """The record of one rejected line, with its newline."""
+    WRITTEN = 3
+    """Where in the output ``count`` lines are: offset, length, crc32."""
+
+
+@attrs.frozen
+class Frame:
+    """One decoded frame."""
+
+    kind: Kind
+    first: int
+    count: int
+    payload: bytes
+
+    @property
+    def end(self) -> int:
+        """The line after the last one."""
+        return self.first + self.count
+
+    def lines_from(self, line: int) -> bytes:
+        """The payload without the lines before ``line``."""
+        if line <= self.first:
+            return self.payload
+        return self.payload.split(b"\n", line - self.first)[-1]
+
+
+@attrs.frozen
+class Region:
+    """A piece of the output, as a WRITTEN frame holds it."""
+
+    offset: int
+    length: int
+    crc: int
+
+    def pack(self) -> bytes:
+        """Encode as a WRITTEN frame's payload."""
+        return _REGION.pack(self.offset, self.length, self.crc)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Region:
+        """Decode a WRITTEN frame's payload, which a crc has vouched for."""
+        return cls(*_REGION.unpack(payload))
+
+
+def seed_of(run_id: bytes, segment: int) -> int:
+    """Where the crc of a segment's frames begins."""
+    return zlib.crc32(segment.to_bytes(8, "little"), zlib.crc32(run_id))
+
+
+def encode(frame: Frame, seed: int) -> list[bytes]:
+    """A frame as bytes, in two pieces."""
+    rest = _AFTER_CRC.pack(frame.kind, len(frame.payload), frame.first, frame.count)
+    crc = zlib.crc32(frame.payload, zlib.crc32(rest, seed))
+    return [crc.to_bytes(4, "little") + rest, frame.payload]
+
+
+@attrs.frozen
+class Header:
+    """A frame's header, not yet vouched for by its crc."""
+
+    crc: int
+    kind: int
+    length: int
+    first: int
+    count: int
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Header | None:
+        """Decode a header; None for what can be none."""
+        if len(data) != HEADER_BYTES:
+            return None
+        header = cls(*_HEADER.unpack(data))
+        return header if header.kind and header.count else None
+
+    def frame(self, data: bytes, payload: bytes, seed: int) -> Frame | None:
+        """The frame of this header (``data``, encoded) and its payload, if the crc says so."""
+        if self.crc != zlib.crc32(payload, zlib.crc32(data[4:], seed)):
+            return None
+        return Frame(Kind(self.kind), self.first, self.count, payload)
+
+
+def frames_from(entries: Iterable[Entry]) -> list[Frame]:
+    """Sort entries by line and let neighbouring results share frames.
+
+    Raises:
+        ValueError: Data is not ``count`` lines, or a line is there twice: the caller's mistake, and
+            one that would shift every later line of the output.
+    """
+    frames: list[Frame] = []
+    end = 0
+    for run in _runs(sorted((_frame(entry) for entry in entries), key=lambda frame: frame.first)):
+        frame = _joined(run)
+        if frame.first < end:
+            raise ValueError(f"line {frame.first} is in one commit twice")
+        end = frame.end
+        frames.append(frame)
+    return frames
+
+
+def _frame(entry: Entry) -> Frame:
+    if isinstance(entry, Rejection):
+        _check_lines(entry.line, 1, entry.record)
+        return Frame(Kind.REJECTED, entry.line, 1, entry.record)
+    assert isinstance(entry, Results)
+    _check_lines(entry.first, entry.count, entry.data)
+    return Frame(Kind.RESULTS, entry.first, entry.count, entry.data)
+
+
+def _check_lines(first: int, count: int, data: bytes) -> None:
+    if count < 1 or not data.endswith(b"\n") or data.count(b"\n") != count:
+        raise ValueError(f"the data for line {first} is not {count} whole lines")
+
+
+def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Group what may share a frame."""
+    run: list[Frame] = []
+    size = 0
+    for frame in frames:
+        if run and not (
+            frame.kind is run[-1].kind is Kind.RESULTS
+            and frame.first == run[-1].end
+            and size + len(frame.payload) <= FRAME_BYTES
+        ):
+            yield run
+            run, size = [], 0
+        run.append(frame)
+        size += len(frame.payload)
+    if run:
+        yield run
+
+
+def _joined(run: list[Frame]) -> Frame:
+    if len(run) == 1:
+        return run[0]
+    payload = b"".join(frame.payload for frame in run)
+    return Frame(Kind.RESULTS, run[0].first, run[-1].end - run[0].first, payload)

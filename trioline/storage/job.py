@@ -1,0 +1,287 @@
+"""One job on the disk: its input, its output, and what is between them.
+
+**What a return from** ``commit`` **means.** The results survive kill -9; under ``always`` they also
+survive power loss. Under ``interval`` and ``never`` they survive it from the next ``sync`` on.
+
+Under ``always`` every entry goes to the journal, and one sync makes the whole commit safe; the
+output is written at once and synced later. Otherwise results on their turn go straight to the
+output, and the journal only says where they are. ``sync`` makes a durable point: output, rejected
+file, journal, then the checkpoint, then segments that nobody needs go. See ``recovery`` for the way
+back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+from trioline.config import Fsync, JobSettings
+from trioline.errors import DiskFull, StorageError
+from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.files import Disk, Files, OsFiles
+from trioline.storage.frames import Frame, Kind, frames_from
+from trioline.storage.lock import Lock
+from trioline.storage.merge import Merge
+from trioline.storage.opening import LOCK_NAME, check_paths, check_unclaimed, create, discard
+from trioline.storage.recovery import State, next_checkpoint, recover
+from trioline.storage.run import Run, check_match, read_run
+from trioline.storage.source import Source
+
+__all__ = ["Entry", "Job", "Rejection", "Results"]
+
+
+class Job:
+    """An opened job; made by ``Job.open``.
+
+    ``commit``, ``sync`` and ``finish`` may run in another thread than the one that reads
+    ``source``, one at a time: they never touch it. After a ``StorageError`` other than ``DiskFull``
+    the job is at its end: all of them raise it again.
+
+    Closing: the owner calls ``close``.
+    """
+
+    def __init__(
+        self, settings: JobSettings, run: Run, state: State, lock: Lock, *, is_resumed: bool
+    ) -> None:
+        self.settings = settings
+        self.run_id = run.run_id
+        """32 hex digits, made when the job was new."""
+        self.is_resumed = is_resumed
+        """Whether there was a job before."""
+        self.source: Source = state.source
+        """The input, from line ``written_count`` on."""
+        self.warning = lock.warning
+        """What the user should know, or None."""
+        self._lock = lock
+        self._checkpoints = state.checkpoints
+        self._last = state.last
+        self._answers = state.answers
+        self._journal = state.journal
+        self._ahead = state.ahead
+        self._merge = Merge(state.answers, state.journal, state.ahead)
+        self._synced_bytes = self._grown_bytes()
+        self._failure: StorageError | None = None
+
+    @classmethod
+    def open(cls, settings: JobSettings, files: Files | None = None) -> Job:
+        """Lock, then make a job or recover the one that is there.
+
+        Raises:
+            UsageError: A named file cannot be used as it is. Nothing was touched.
+            JobMismatch: The job there has another input or other options. Nothing was touched.
+            JobLocked: Another server is at work on it.
+            StorageError: A file failed or is damaged.
+        """
+        disk = Disk(files or OsFiles())
+        input_bytes = check_paths(disk, settings)
+        check_unclaimed(disk, settings)
+        disk.make_folder(settings.state)
+        disk.sync_folder(settings.state.parent)
+        with contextlib.ExitStack() as opened:
+            lock = Lock(disk, settings.state / LOCK_NAME)
+            opened.callback(lock.close)
+            found = read_run(disk, settings.state)
+            if found is not None and settings.fresh:
+                discard(disk, settings, found)
+                found = None
+            if found is None:
+                check_unclaimed(disk, settings)
+                run = create(disk, settings, input_bytes)
+            else:
+                check_match(disk, found, settings, input_bytes)
+                run = found
+            state = recover(disk, settings, run)
+            opened.pop_all()
+        return cls(settings, run, state, lock, is_resumed=found is not None)
+
+    # --- what there is ----------------------------------------------------------------------
+
+    @property
+    def written_count(self) -> int:
+        """Lines whose results are in the output, in order."""
+        return self._answers.written_count
+
+    @property
+    def rejected_count(self) -> int:
+        """Rejected lines among the written ones."""
+        return self._answers.rejected_count
+
+    @property
+    def ahead_count(self) -> int:
+        """Lines that are settled before their turn."""
+        return len(self._ahead)
+
+    @property
+    def rejected_ahead_count(self) -> int:
+        """Rejected lines among those ahead of their turn."""
+        return self._ahead.rejected_count
+
+    @property
+    def output_bytes(self) -> int:
+        """How long the output is."""
+        return self._answers.output.length
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal takes on the disk."""
+        return self._journal.size_bytes
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """What was written since the last durable point."""
+        return self._grown_bytes() - self._synced_bytes
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every line is in the output and the checkpoint says so."""
+        return self._last.finished
+
+    def ahead(self) -> Iterator[range]:
+        """The lines above ``written_count`` that are settled, in order."""
+        return self._ahead.ranges()
+
+    # --- what is done -----------------------------------------------------------------------
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Make entries safe, as the fsync policy defines it, and put those on their turn out.
+
+        Args:
+            entries: In any order; no line among them that is written, ahead, or there twice.
+
+        Raises:
+            DiskFull: Nothing has changed; the same call may be repeated.
+            StorageError: The job is at its end. Whether the entries are safe is unknown.
+            ValueError: The entries are not as described. Nothing has changed.
+        """
+        frames = frames_from(entries)
+        self._check_new(frames)
+        written, answers, journal = self.written_count, self._answers.mark(), self._journal.mark()
+        with self._final_errors():
+            try:
+                self._place(frames)
+            except DiskFull:
+                self._answers.cut_back(answers)
+                self._journal.cut_back(journal)
+                for frame in frames:
+                    self._ahead.remove(frame.first, frame.count)
+                raise
+            self._ahead.advance(written, self.written_count)
+
+    def sync(self, input_offset: int) -> None:
+        """Make a durable point: all that was committed survives power loss.
+
+        Args:
+            input_offset: ``source.offset_of(written_count)``, computed by the source's thread.
+
+        Raises:
+            DiskFull: The last durable point still holds; the same call may be repeated.
+            StorageError: The job is at its end, or somebody else changed the output.
+        """
+        with self._final_errors():
+            self._make_durable(input_offset, finished=False)
+            self._journal.drop_below(self.written_count)
+
+    def finish(self, input_offset: int) -> None:
+        """Make the last durable point, when all lines are written, and drop the journal.
+
+        Raises:
+            DiskFull: As in ``sync``.
+            StorageError: As in ``sync``.
+        """
+        assert not len(self._ahead)
+        with self._final_errors():
+            self._make_durable(input_offset, finished=True)
+            self._journal.drop_all()
+
+    def close(self) -> None:
+        """Close all files and let go of the lock. Syncs nothing; idempotent."""
+        with contextlib.ExitStack() as closing:
+            for close in (
+                self._lock.close,  # called last
+                self.source.close,
+                self._journal.close,
+                self._answers.close,
+                self._checkpoints.close,
+            ):
+                closing.callback(close)
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def _place(self, frames: list[Frame]) -> None:
+        """Put frames into journal and output, in the order that the policy's promise needs."""
+        if self.settings.fsync is Fsync.ALWAYS:
+            places = self._journal.append(frames)
+            self._journal.sync()
+        else:
+            in_turn = _in_turn(frames, self.written_count)
+            frames = frames[len(in_turn) :]
+            # The region before its frame: a frame tells only of what is there.
+            told = [self._answers.take_in_turn(in_turn)] if in_turn else []
+            places = self._journal.append(told + frames)[len(told) :]
+            self._merge.drain()
+        for frame, place in zip(frames, places, strict=True):
+            self._merge.apply(frame, place)
+        self._answers.flush()
+
+    def _make_durable(self, input_offset: int, *, finished: bool) -> None:
+        self._check_unchanged()
+        self._answers.sync()
+        self._journal.sync()
+        checkpoint = next_checkpoint(
+            self._last,
+            self._answers,
+            self._journal,
+            input_offset,
+            epoch=self._last.epoch,
+            finished=finished,
+        )
+        self._checkpoints.write(checkpoint)
+        self._last = checkpoint
+        self._synced_bytes = self._grown_bytes()
+
+    def _check_unchanged(self) -> None:
+        self._answers.check()
+        state = self.settings.state
+        if not self._checkpoints.is_in_place():
+            raise StorageError(f"{state} was moved or removed while the job ran.", state)
+        newest = self._checkpoints.read(self._last.run_id)
+        if newest.epoch != self._last.epoch:
+            raise StorageError(
+                f"Another server has taken over {state}, so this one ends: its lock was lost.",
+                state,
+            )
+
+    def _check_new(self, frames: list[Frame]) -> None:
+        """Catch a ledger that forgot what it settled, at the cost of two look-ups a frame."""
+        for frame in frames:
+            ahead = frame.first in self._ahead or frame.end - 1 in self._ahead
+            if ahead or frame.first < self.written_count:
+                raise ValueError(f"line {frame.first} or a later one is settled already")
+
+    @contextlib.contextmanager
+    def _final_errors(self) -> Iterator[None]:
+        """Let no call go on after an error that is final: what it left behind is unknown."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except DiskFull:
+            raise
+        except StorageError as error:
+            self._failure = error
+            raise
+
+    def _grown_bytes(self) -> int:
+        answers = self._answers
+        return answers.output.length + answers.rejected.length + self._journal.appended_bytes
+
+
+def _in_turn(frames: list[Frame], written: int) -> list[Frame]:
+    """The results at the beginning of ``frames`` that go on from line ``written``."""
+    ends = [written, *(frame.end for frame in frames)]
+    pairs = takewhile(
+        lambda pair: pair[0].first == pair[1] and pair[0].kind is Kind.RESULTS,
+        zip(frames, ends, strict=False),
+    )
+    return [frame for frame, _ in pairs]

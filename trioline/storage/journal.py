@@ -1,0 +1,257 @@
+"""The write-ahead log: append-only segments of frames beside the output.
+
+One commit goes into one segment, so that one sync makes it safe and one cut takes it back. A
+segment is synced before its successor comes to be: after a crash only the newest one may end in a
+bad frame, and a bad frame in an earlier one is damage. A segment goes when all of it is below the
+durable line count.
+
+A *place* is a segment's number and a frame's offset in one integer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from trioline import config
+from trioline.errors import StorageError
+from trioline.storage.files import Disk
+from trioline.storage.frames import Frame, encode, seed_of
+from trioline.storage.segment import Segment, is_segment, number_of, segment_path
+
+_OFFSET_BITS = 32
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+_MAX_OPEN_SEGMENTS = 16
+"""Open for reading at a time: a million lines of 1 KB are as many segments."""
+
+
+@attrs.frozen
+class Mark:
+    """How far the journal reached at one instant."""
+
+    segment: int
+    length: int
+    top: int
+
+
+class Journal:
+    """The segments of one run.
+
+    Closing: its owner calls ``close``; it is idempotent and syncs nothing.
+
+    Args:
+        folder: Where the segments are.
+        run_id: Of this run; frames of another one are not valid.
+        segment_bytes: A segment that has grown to this gets a successor.
+
+    Raises:
+        StorageError: A segment cannot be opened or synced.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        folder: Path,
+        run_id: bytes,
+        *,
+        segment_bytes: int = config.SEGMENT_BYTES,
+    ) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._run_id = run_id
+        self._segment_bytes = segment_bytes
+        self._segments = {
+            number: Segment(disk, folder, number, seed_of(run_id, number))
+            for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
+        }
+        self._reading: deque[Segment] = deque()
+        self._is_folder_synced = True
+        self.appended_bytes = 0
+        """By this process in all."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the segments take on the disk."""
+        return sum(segment.length for segment in self._segments.values())
+
+    @property
+    def newest(self) -> int:
+        """The newest segment's number; 0: there is none."""
+        return next(reversed(self._segments), 0)
+
+    @property
+    def newest_bytes(self) -> int:
+        """How long the newest segment is."""
+        return self._segments[self.newest].length if self._segments else 0
+
+    # --- appending --------------------------------------------------------------------------
+
+    def append(self, frames: Sequence[Frame]) -> list[int]:
+        """Append frames and return their places. They are safe only after ``sync``.
+
+        Raises:
+            DiskFull: Nothing of it is in the journal; the same call may be repeated.
+        """
+        if not frames:
+            return []
+        segment = self._segment_with_room()
+        pieces: list[bytes] = []
+        places: list[int] = []
+        at = begin = segment.length
+        for frame in frames:
+            places.append(segment.number << _OFFSET_BITS | at)
+            header, payload = encode(frame, segment.seed)
+            pieces += (header, payload)
+            at += len(header) + len(payload)
+        segment.append(b"".join(pieces), top=max(frame.end for frame in frames))
+        self.appended_bytes += at - begin
+        return places
+
+    def sync(self) -> None:
+        """Return when all that was appended is on the disk, names of new segments included."""
+        if self._segments:
+            self._segments[self.newest].sync()
+        if not self._is_folder_synced:
+            self._disk.sync_folder(self._folder)
+            self._is_folder_synced = True
+
+    def mark(self) -> Mark:
+        """Remember how far the journal reaches, for ``cut_back``."""
+        if not self._segments:
+            return Mark(0, 0, 0)
+        segment = self._segments[self.newest]
+        return Mark(segment.number, segment.length, segment.top)
+
+    def cut_back(self, mark: Mark) -> None:
+        """Take back what was appended since ``mark``; it was in one commit, so in one segment."""
+        if not self._segments:
+            return
+        segment = self._segments[self.newest]
+        if segment.number == mark.segment:
+            segment.cut(mark.length, top=mark.top)
+        else:
+            segment.cut(0, top=0)
+
+    def _segment_with_room(self) -> Segment:
+        newest = self.newest
+        if newest and self.newest_bytes < self._segment_bytes:
+            return self._segments[newest]
+        if newest:
+            # So that a crash can never leave a bad frame in a segment that has a successor.
+            self._segments[newest].sync()
+        number = newest + 1
+        segment = Segment(
+            self._disk, self._folder, number, seed_of(self._run_id, number), is_new=True
+        )
+        self._segments[number] = segment
+        self._is_folder_synced = False
+        return segment
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def read(self, place: int) -> Frame:
+        """Read one frame back.
+
+        Raises:
+            StorageError: It is not what was written.
+        """
+        frame = self._segment(place >> _OFFSET_BITS).read(place & _OFFSET_MASK)
+        if frame is None:
+            raise damaged(*self.locate(place))
+        return frame
+
+    def locate(self, place: int) -> tuple[Path, int]:
+        """The file and the byte of a place."""
+        return self._segments[place >> _OFFSET_BITS].path, place & _OFFSET_MASK
+
+    def _segment(self, number: int) -> Segment:
+        """A segment to be read; the one that was opened longest ago is closed for it."""
+        segment = self._segments[number]
+        if not segment.is_open:
+            self._reading.append(segment)
+        if len(self._reading) > _MAX_OPEN_SEGMENTS:
+            self._reading.popleft().close()
+        return segment
+
+    def replay(self, durable: Mark) -> Iterator[tuple[Frame, int]]:
+        """All frames with their places, oldest first.
+
+        A bad frame ends the newest segment, which ``end_replay`` then cuts there.
+
+        Args:
+            durable: How far the journal was on the disk for certain; its ``top`` does not matter.
+
+        Raises:
+            StorageError: A bad frame is in an earlier segment, or below what was on the disk for
+                certain; or the newest segment of that instant is missing.
+        """
+        if durable.segment > self.newest:
+            path = segment_path(self._folder, durable.segment)
+            raise StorageError(
+                f"{path} is missing. Put it back, or begin anew with --fresh,"
+                " which throws the old answers away.",
+                path,
+            )
+        for segment in self._segments.values():
+            for frame, offset in segment.frames():
+                yield frame, segment.number << _OFFSET_BITS | offset
+            certain = durable.length if segment.number == durable.segment else 0
+            if segment.number != self.newest:
+                certain = max(certain, segment.length)
+                segment.close()
+            if segment.good_length < certain:
+                raise damaged(segment.path, segment.good_length)
+
+    def end_replay(self) -> None:
+        """Cut the newest segment after its last good frame, so that what follows never counts."""
+        if self._segments:
+            segment = self._segments[self.newest]
+            segment.cut(segment.good_length, top=segment.top)
+
+    def sync_all(self) -> None:
+        """Return when every segment is on the disk: before any of it is trusted."""
+        for segment in self._segments.values():
+            segment.sync(force=True)
+            segment.close()
+        self._disk.sync_folder(self._folder)
+
+    # --- dropping ---------------------------------------------------------------------------
+
+    def drop_below(self, line: int) -> None:
+        """Remove the segments that hold nothing from ``line`` on, the newest excepted."""
+        covered = [
+            segment
+            for segment in self._segments.values()
+            if segment.top <= line and segment.number != self.newest
+        ]
+        for segment in covered:
+            self._remove(segment)
+
+    def drop_all(self) -> None:
+        """Remove all segments: the job is over."""
+        for segment in list(self._segments.values()):
+            self._remove(segment)
+        self._disk.sync_folder(self._folder)
+
+    def _remove(self, segment: Segment) -> None:
+        segment.close()
+        self._disk.unlink(segment.path)
+        del self._segments[segment.number]
+
+    def close(self) -> None:
+        """Close all segments."""
+        for segment in self._segments.values():
+            segment.close()
+
+
+def damaged(path: Path, offset: int) -> StorageError:
+    """The error for a frame that is not what was written."""
+    return StorageError(
+        f"{path} is damaged at byte {offset}: what is there is not what was written. It was left"
+        " as it is. Put the file back from a copy, or begin anew with --fresh, which throws the old"
+        " answers away.",
+        path,
+    )

@@ -1,0 +1,159 @@
+"""Before a job: are the named files what a job needs, and is there one already?
+
+All that can be refused is refused before the first file is made or changed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import uuid
+from pathlib import Path
+
+from trioline._version import __version__
+from trioline.config import JobSettings
+from trioline.errors import StorageError, UsageError
+from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.files import Disk, Stat
+from trioline.storage.run import RUN_NAME, Run, make_run, write_run
+from trioline.storage.segment import is_segment
+
+CHECKPOINT_NAME = "checkpoint"
+LOCK_NAME = "lock"
+
+
+def check_paths(disk: Disk, settings: JobSettings) -> int:
+    """Hold the named files against what a job needs; nothing is made or changed.
+
+    Returns:
+        The input's size in bytes.
+
+    Raises:
+        UsageError: One of them cannot be used as it is.
+    """
+    given = _check_input(disk, settings.input)
+    for path, option in ((settings.output, "the output"), (settings.rejected, "--rejected")):
+        _check_target(disk, path, option, given, settings.input)
+    if os.path.abspath(settings.output) == os.path.abspath(settings.rejected):
+        raise UsageError(
+            f"{settings.output} is named as the output and as --rejected: name two files."
+        )
+    state = disk.stat(settings.state)
+    if state is not None and not state.is_folder:
+        raise UsageError(
+            f"{settings.state} is no folder, but the job's state belongs there: move it away."
+        )
+    if state is not None and not disk.is_writable(settings.state):
+        raise UsageError(f"{settings.state} is not writable: check its permissions.")
+    return given.size
+
+
+def _check_input(disk: Disk, path: Path) -> Stat:
+    given = disk.stat(path)
+    if given is None:
+        raise UsageError(f"The input {path} does not exist: check the path.")
+    if given.is_folder:
+        raise UsageError(f"The input {path} is a folder: name a file of lines.")
+    if not given.is_file:
+        raise UsageError(
+            f"The input {path} is no regular file: a pipe cannot be read again after a crash. Write"
+            " it to a file first."
+        )
+    try:
+        disk.open(path, os.O_RDONLY).close()
+    except StorageError as error:
+        raise UsageError(f"The input {path} cannot be read: check its permissions.") from error
+    return given
+
+
+def _check_target(disk: Disk, path: Path, option: str, given: Stat, input_path: Path) -> None:
+    folder = disk.stat(path.parent)
+    if folder is None or not folder.is_folder:
+        raise UsageError(f"There is no folder {path.parent} for {option} {path}: make it first.")
+    if not disk.is_writable(path.parent):
+        raise UsageError(f"The folder {path.parent} of {option} {path} is not writable.")
+    found = disk.stat(path)
+    if found is None:
+        return
+    if found.is_folder:
+        raise UsageError(f"{path}, given for {option}, is a folder: name a file.")
+    if not found.is_file:
+        raise UsageError(f"{path}, given for {option}, is no regular file: name one.")
+    if found.is_same(given):
+        raise UsageError(f"{path}, given for {option}, is the input {input_path} itself.")
+    if not disk.is_writable(path):
+        raise UsageError(f"{path}, given for {option}, is not writable: check its permissions.")
+
+
+def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
+    """Where no job is: refuse files that something else has put there.
+
+    Raises:
+        UsageError: Output or rejected file exist and are not empty.
+        StorageError: There is a journal, so there was a job, but what describes it is gone.
+    """
+    # Sizes first: another server, just making its job, fills them only after run.json is there.
+    filled = [path for path in (settings.output, settings.rejected) if disk.size(path)]
+    if disk.stat(settings.state / RUN_NAME) is not None:
+        return
+    if filled:
+        raise UsageError(
+            f"{filled[0]} exists and is not this job's: move it away or choose another. Nothing was"
+            " touched."
+        )
+    if any(is_segment(name) for name in disk.names(settings.state)):
+        raise StorageError(
+            f"{settings.state / RUN_NAME} is missing, but there is a journal. Nothing was touched."
+            f" Put the file back from a copy, or move {settings.state} away to begin anew.",
+            settings.state / RUN_NAME,
+        )
+
+
+def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
+    """Make a job: everything is on the disk before ``run.json`` says that there is one.
+
+    A crash before that leaves empty files, which the next start takes over.
+    """
+    run = make_run(
+        disk,
+        settings,
+        input_bytes,
+        run_id=uuid.uuid4().hex,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        version=__version__,
+    )
+    for path in (settings.output, settings.rejected):
+        disk.write_whole(path, b"")
+    first = Checkpoint(
+        run_id=run.id_bytes,
+        epoch=0,
+        sequence=0,
+        line_count=0,
+        output_bytes=0,
+        rejected_bytes=0,
+        rejected_count=0,
+        input_offset=0,
+    )
+    CheckpointFile.create(disk, settings.state / CHECKPOINT_NAME, first).close()
+    sync_folders(disk, settings)
+    write_run(disk, settings.state, run)
+    return run
+
+
+def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
+    """Delete what ``run`` claims, itself last: a crash in between leaves a job to discard again."""
+    disk.unlink(settings.output)
+    disk.unlink(run.rejected_path(settings.output))
+    for name in disk.names(settings.state):
+        if is_segment(name) or name == CHECKPOINT_NAME:
+            disk.unlink(settings.state / name)
+    sync_folders(disk, settings)
+    disk.sync_folder(run.rejected_path(settings.output).parent)
+    disk.unlink(settings.state / RUN_NAME)
+    disk.sync_folder(settings.state)
+
+
+def sync_folders(disk: Disk, settings: JobSettings) -> None:
+    """Return when the names of all the job's files are on the disk."""
+    for folder in {settings.output.parent, settings.rejected.parent, settings.state}:
+        disk.sync_folder(folder)

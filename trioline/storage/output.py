@@ -1,0 +1,129 @@
+"""A file that only grows at its end: the output, and the file of rejected lines.
+
+The length is tracked here, not asked for: each write goes to a known offset, so that a write that
+was cut short, or done before a crash, is done again in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+from trioline.errors import DiskFull, StorageError
+from trioline.storage.checkpoint import TAIL_BYTES
+from trioline.storage.files import Disk
+
+_READ_BYTES = 1024 * 1024
+
+
+class GrowingFile:
+    """Appends at a tracked length and notices when somebody else changes the file.
+
+    Closing: its owner calls ``close``; it is idempotent and syncs nothing.
+
+    Args:
+        length: How much of the file is ours, in bytes. What is behind it is overwritten.
+    """
+
+    def __init__(self, disk: Disk, path: Path, length: int) -> None:
+        self.path = path
+        self.length = length
+        """Bytes, tracked."""
+        self._file = disk.open(path, os.O_RDWR)
+        self._is_synced = True
+
+    def append(self, data: bytes) -> None:
+        """Write at the end.
+
+        Raises:
+            DiskFull: The file is as before.
+        """
+        self._is_synced = False
+        try:
+            self._file.write(data, self.length)
+        except DiskFull:
+            self.cut(self.length)
+            raise
+        self.length += len(data)
+
+    def adopt(self, length: int, crc: int) -> bool:
+        """Take the next ``length`` bytes, written before a crash, if they have this crc32."""
+        if self._crc(self.length, length) != crc:
+            return False
+        self.length += length
+        return True
+
+    def cut(self, length: int) -> None:
+        """Cut the file after ``length`` bytes."""
+        self._is_synced = False
+        self._file.cut(length)
+        self.length = length
+
+    def sync(self, *, force: bool = False) -> None:
+        """Return when the file is on the disk; ``force``: also what another process wrote."""
+        if force or not self._is_synced:
+            self._file.sync()
+            self._is_synced = True
+
+    def tail(self) -> tuple[int, int]:
+        """Length and crc32 of the file's last bytes, at most 4,096 of them."""
+        length = min(self.length, TAIL_BYTES)
+        return length, self._crc(self.length - length, length) or 0
+
+    def check_size(self) -> None:
+        """Hold against the file what was written.
+
+        Raises:
+            StorageError: Somebody else replaced it, or made it longer or shorter.
+        """
+        if not self._file.is_in_place():
+            raise self._changed("it was moved, replaced or removed")
+        size = self._file.stat().size
+        if size != self.length:
+            raise self._changed(f"it has {size} bytes instead of {self.length}")
+
+    def check_begin(self, tail_bytes: int = 0, tail_crc: int = 0) -> None:
+        """Hold against the file what a checkpoint says of its first ``length`` bytes.
+
+        Raises:
+            StorageError: It is shorter, or its last bytes are others. Nothing was touched.
+        """
+        size = self._file.stat().size
+        if size < self.length:
+            raise self._changed(f"it ends at byte {size}, but {self.length} bytes were safe")
+        begin = self.length - tail_bytes
+        if self._crc(begin, tail_bytes) != tail_crc:
+            raise self._changed(f"bytes {begin} to {self.length} are not what was written")
+
+    def check_end(self) -> None:
+        """Hold against a finished job's file that nothing came behind it.
+
+        Raises:
+            StorageError: It is longer. Nothing was touched.
+        """
+        size = self._file.stat().size
+        if size > self.length:
+            raise self._changed(f"the job ended it at byte {self.length}, it has {size} now")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _crc(self, offset: int, length: int) -> int | None:
+        """crc32 of a part of the file; None where the file ends before."""
+        crc, end = 0, offset + length
+        while offset < end:
+            data = self._file.read(min(_READ_BYTES, end - offset), offset)
+            if not data:
+                return None
+            crc = zlib.crc32(data, crc)
+            offset += len(data)
+        return crc
+
+    def _changed(self, how: str) -> StorageError:
+        return StorageError(
+            f"{self.path} was changed by somebody else: {how}. It was left as it is. Put it back"
+            " from a copy, or begin anew with --fresh, which throws the old answers away.",
+            self.path,
+        )

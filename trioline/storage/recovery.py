@@ -1,0 +1,175 @@
+"""From files to a job that can go on, whatever the last server was at when it ended.
+
+The steps: sync the files before trusting them; read the checkpoint; hold the output against it;
+replay the journal; cut off what nothing vouches for; sync; write a checkpoint of a new epoch. All
+before the cutting only writes again what was there, so a crash inside changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import attrs
+
+from trioline.config import JobSettings
+from trioline.errors import StorageError
+from trioline.storage.ahead import AheadIndex
+from trioline.storage.answers import Answers
+from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.files import Disk
+from trioline.storage.journal import Journal, Mark
+from trioline.storage.merge import Merge
+from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
+from trioline.storage.output import GrowingFile
+from trioline.storage.run import Run
+from trioline.storage.source import Source
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """The opened files of a job."""
+
+    checkpoints: CheckpointFile
+    last: Checkpoint
+    """The newest one."""
+    answers: Answers
+    journal: Journal
+    ahead: AheadIndex
+    source: Source
+
+
+def recover(disk: Disk, settings: JobSettings, run: Run) -> State:
+    """Open a job's files and bring them to where the last server was.
+
+    Raises:
+        StorageError: A file is missing or is not what was written.
+    """
+    with contextlib.ExitStack() as opened:
+        sync_folders(disk, settings)
+        checkpoints = CheckpointFile(disk, settings.state / CHECKPOINT_NAME)
+        opened.callback(checkpoints.close)
+        checkpoints.sync()
+        last = checkpoints.read(run.id_bytes)
+        answers = _open_answers(disk, settings, last)
+        opened.callback(answers.close)
+        journal = Journal(disk, settings.state, run.id_bytes)
+        opened.callback(journal.close)
+        ahead = AheadIndex()
+        source = _open_source(disk, settings, last.line_count, last.input_offset)
+        opened.callback(source.close)
+        if last.finished:
+            answers.output.check_end()
+            journal.drop_all()
+        else:
+            _replay(journal, answers, ahead, last)
+            offset = _offset_of(source, answers.written_count, settings.state)
+            source.close()
+            source = _open_source(disk, settings, answers.written_count, offset)
+            opened.callback(source.close)
+            last = next_checkpoint(last, answers, journal, offset, epoch=last.epoch + 1)
+            checkpoints.write(last)
+        opened.pop_all()
+    return State(
+        checkpoints=checkpoints,
+        last=last,
+        answers=answers,
+        journal=journal,
+        ahead=ahead,
+        source=source,
+    )
+
+
+def next_checkpoint(
+    last: Checkpoint,
+    answers: Answers,
+    journal: Journal,
+    input_offset: int,
+    *,
+    epoch: int,
+    finished: bool = False,
+) -> Checkpoint:
+    """The checkpoint after ``last``, of files that are synced."""
+    tail_bytes, tail_crc = answers.output.tail()
+    return Checkpoint(
+        run_id=last.run_id,
+        epoch=epoch,
+        sequence=last.sequence + 1,
+        line_count=answers.written_count,
+        output_bytes=answers.output.length,
+        rejected_bytes=answers.rejected.length,
+        rejected_count=answers.rejected_count,
+        input_offset=input_offset,
+        tail_bytes=tail_bytes,
+        tail_crc=tail_crc,
+        journal_segment=0 if finished else journal.newest,
+        journal_bytes=0 if finished else journal.newest_bytes,
+        finished=finished,
+    )
+
+
+def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:
+    output = _open_growing(disk, settings.output, last.output_bytes)
+    try:
+        output.check_begin(last.tail_bytes, last.tail_crc)
+        rejected = _open_growing(disk, settings.rejected, last.rejected_bytes)
+    except BaseException:
+        output.close()
+        raise
+    try:
+        rejected.check_begin()
+    except BaseException:
+        output.close()
+        rejected.close()
+        raise
+    return Answers(
+        output,
+        rejected,
+        placeholder=settings.placeholder,
+        written_count=last.line_count,
+        rejected_count=last.rejected_count,
+    )
+
+
+def _open_growing(disk: Disk, path: Path, length: int) -> GrowingFile:
+    if disk.stat(path) is None:
+        raise StorageError(
+            f"{path} is missing, but its job is not over or had {length} bytes in it. Put it back,"
+            " or begin anew with --fresh.",
+            path,
+        )
+    file = GrowingFile(disk, path, length)
+    file.sync(force=True)
+    return file
+
+
+def _open_source(disk: Disk, settings: JobSettings, line: int, offset: int) -> Source:
+    return Source(
+        disk.files,
+        settings.input,
+        first=line,
+        offset=offset,
+        max_line_bytes=settings.max_line_bytes,
+    )
+
+
+def _replay(journal: Journal, answers: Answers, ahead: AheadIndex, last: Checkpoint) -> None:
+    journal.sync_all()
+    merge = Merge(answers, journal, ahead)
+    for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
+        merge.apply(frame, place)
+    answers.end_replay()
+    ahead.advance(last.line_count, answers.written_count)
+    journal.end_replay()
+    journal.sync_all()
+
+
+def _offset_of(source: Source, line: int, state: Path) -> int:
+    try:
+        return source.offset_of(line)
+    except ValueError as error:
+        raise StorageError(
+            f"{state} holds results for {line} lines, but the input {source.path} has only"
+            f" {source.known_count}. Nothing is lost: put the input back as it was.",
+            source.path,
+        ) from error

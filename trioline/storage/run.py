@@ -1,0 +1,156 @@
+"""``run.json``: what the job is.
+
+It comes last when a job is made and goes last when it is discarded: whatever lies around without it
+was never a job, and is never deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import attrs
+import msgspec
+
+from trioline.config import JobSettings
+from trioline.errors import JobMismatch, StorageError
+from trioline.storage.checkpoint import FORMAT
+from trioline.storage.files import Disk
+
+RUN_NAME = "run.json"
+_MAX_BYTES = 1024 * 1024
+_HASHED_BYTES = 1024 * 1024
+"""At either end of the input: constant time, whatever its size."""
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """Who this job is, and what must not change while it goes on."""
+
+    format: int
+    run_id: str
+    """32 hex digits."""
+    created: str
+    """ISO time, UTC; for people."""
+    version: str
+    """Of trioline, when the job was made; for people."""
+    input: str
+    """Where the input was; it may be moved."""
+    input_bytes: int
+    input_hash: str
+    """blake2b of the input's first and last MiB."""
+    text: bool
+    placeholder: str
+    rejected: str
+    """Relative to the output's folder, so that all may be moved together."""
+
+    @property
+    def id_bytes(self) -> bytes:
+        """The run id as 16 bytes."""
+        return bytes.fromhex(self.run_id)
+
+    def rejected_path(self, output: Path) -> Path:
+        """Where this job's rejected lines are."""
+        return output.parent / self.rejected
+
+
+def relative_rejected(settings: JobSettings) -> str:
+    """The rejected file as ``Run`` names it."""
+    return os.path.relpath(settings.rejected, settings.output.parent)
+
+
+def hash_input(disk: Disk, path: Path, size: int) -> str:
+    """Hash the first and last MiB of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with disk.open(path, os.O_RDONLY) as file:
+        digest.update(file.read(min(size, _HASHED_BYTES), 0))
+        rest = min(max(size - _HASHED_BYTES, 0), _HASHED_BYTES)
+        digest.update(file.read(rest, size - rest))
+    return digest.hexdigest()
+
+
+def read_run(disk: Disk, folder: Path) -> Run | None:
+    """Read ``run.json``; None when there is none.
+
+    Raises:
+        StorageError: It does not parse, or is of a newer format. Nothing was touched.
+    """
+    path = folder / RUN_NAME
+    if disk.stat(path) is None:
+        return None
+    data = disk.read_whole(path, _MAX_BYTES)
+    try:
+        version = msgspec.json.decode(data, type=_Format).format
+        if version != FORMAT:
+            raise StorageError(
+                f"{path} has format {version}; this version of trioline knows {FORMAT}. Nothing was"
+                " touched. Use the version that wrote it.",
+                path,
+            )
+        run = msgspec.json.decode(data, type=Run)
+        if len(run.id_bytes) != 16:
+            raise ValueError(f"run_id {run.run_id!r} has not 32 hex digits")
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StorageError(
+            f"{path} is damaged: {error}. Nothing was touched. Put the file back from a copy, or"
+            f" move {folder} and the output away to begin anew.",
+            path,
+        ) from error
+    return run
+
+
+def write_run(disk: Disk, folder: Path, run: Run) -> None:
+    """Write ``run.json`` whole or not at all, and return when it is on the disk."""
+    new = folder / (RUN_NAME + ".new")
+    disk.write_whole(new, msgspec.json.format(msgspec.json.encode(run)) + b"\n")
+    disk.rename(new, folder / RUN_NAME)
+    disk.sync_folder(folder)
+
+
+def check_match(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> None:
+    """Hold the command against the job on the disk.
+
+    Raises:
+        JobMismatch: The input is another one, or an option that must not change is.
+    """
+    for what, then, now in (
+        ("an input of so many bytes", run.input_bytes, input_bytes),
+        ("the option --text", run.text, settings.text),
+        ("the option --placeholder", run.placeholder, _text(settings.placeholder)),
+        ("the option --rejected", run.rejected, relative_rejected(settings)),
+        ("an input with the hash", run.input_hash, hash_input(disk, settings.input, input_bytes)),
+    ):
+        if then != now:
+            raise JobMismatch(
+                f"{settings.output} belongs to a job with {what} {then} ({run.input}); this command"
+                f" has {now} ({settings.input}). Start it as it was, choose another output, or"
+                " begin anew with --fresh, which throws the old answers away."
+            )
+
+
+def make_run(
+    disk: Disk, settings: JobSettings, input_bytes: int, *, run_id: str, created: str, version: str
+) -> Run:
+    """Describe a new job."""
+    return Run(
+        format=FORMAT,
+        run_id=run_id,
+        created=created,
+        version=version,
+        input=str(settings.input),
+        input_bytes=input_bytes,
+        input_hash=hash_input(disk, settings.input, input_bytes),
+        text=settings.text,
+        placeholder=_text(settings.placeholder),
+        rejected=relative_rejected(settings),
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+@attrs.frozen
+class _Format:
+    format: int

@@ -1,0 +1,157 @@
+"""One segment of the journal: a file of frames, one after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from trioline.errors import DiskFull
+from trioline.storage.files import Disk, File
+from trioline.storage.frames import HEADER_BYTES, Frame, Header
+
+_NAME = re.compile(r"journal-(\d{8,})")
+_MIN_READ_BYTES = 4 * 1024
+"""Read where a frame is asked for out of order: often it is a short one."""
+_MAX_READ_BYTES = 256 * 1024
+"""Read at a time where frames are asked for in order."""
+
+
+def is_segment(name: str) -> bool:
+    """Whether a file's name is a segment's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def number_of(name: str) -> int:
+    """The number in a segment's name."""
+    return int(name.removeprefix("journal-"))
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where a segment is."""
+    return folder / f"journal-{number:08}"
+
+
+class Segment:
+    """Appends frames to one file and reads them back.
+
+    The file is opened when it is needed: a job may have thousands of segments, so their owner
+    closes those that rest. Closing: ``close`` is idempotent, and undone by the next use.
+
+    Args:
+        seed: Where the crc of its frames begins.
+        is_new: It is made here, and empty.
+    """
+
+    def __init__(
+        self, disk: Disk, folder: Path, number: int, seed: int, *, is_new: bool = False
+    ) -> None:
+        self.number = number
+        self.seed = seed
+        self.path = segment_path(folder, number)
+        self.top = 0
+        """The line after the highest one in it."""
+        self.good_length = 0
+        """How far ``frames`` found valid frames, in bytes."""
+        self.length = 0
+        """What of the file counts, in bytes."""
+        self._disk = disk
+        self._file: File | None = None
+        self._is_synced = not is_new
+        self._window = _Window()
+        if is_new:
+            self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        else:
+            self.length = disk.size(self.path)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds a file descriptor."""
+        return self._file is not None
+
+    def append(self, data: bytes, *, top: int) -> None:
+        """Append encoded frames.
+
+        Raises:
+            DiskFull: The file is as before.
+        """
+        self._is_synced = False
+        try:
+            self._opened().write(data, self.length)
+        except DiskFull:
+            self.cut(self.length, top=self.top)
+            raise
+        self.length += len(data)
+        self.top = max(self.top, top)
+
+    def cut(self, length: int, *, top: int) -> None:
+        """Cut the file after its first ``length`` bytes."""
+        self._is_synced = False
+        self._opened().cut(length)
+        self._window.forget()
+        self.length = length
+        self.top = top
+
+    def sync(self, *, force: bool = False) -> None:
+        """Return when the file is on the disk; ``force``: also what another process wrote."""
+        if force or not self._is_synced:
+            self._opened().sync()
+            self._is_synced = True
+
+    def read(self, offset: int) -> Frame | None:
+        """The frame at ``offset``; None when there is no valid one."""
+        data = self._window.read(self._opened(), HEADER_BYTES, offset)
+        header = Header.unpack(data)
+        # Before anything is read: a flipped bit in the length must not ask for gigabytes.
+        if header is None or header.length > self.length - offset - HEADER_BYTES:
+            return None
+        payload = self._window.read(self._opened(), header.length, offset + HEADER_BYTES)
+        return header.frame(data, payload, self.seed)
+
+    def frames(self) -> Iterator[tuple[Frame, int]]:
+        """All frames and their offsets, up to the end or the first bad one."""
+        self.good_length = 0
+        while (frame := self.read(self.good_length)) is not None:
+            self.top = max(self.top, frame.end)
+            offset = self.good_length
+            self.good_length += HEADER_BYTES + len(frame.payload)
+            yield frame, offset
+
+    def close(self) -> None:
+        """Close the file, and let go of what was read of it."""
+        file, self._file = self._file, None
+        self._window.forget()
+        if file is not None:
+            file.close()
+
+    def _opened(self) -> File:
+        if self._file is None:
+            self._file = self._disk.open(self.path, os.O_RDWR)
+        return self._file
+
+
+class _Window:
+    """Some bytes of a file in memory, more of them the longer it is read in order."""
+
+    def __init__(self) -> None:
+        self._begin = 0
+        self._data = b""
+        self._span = _MIN_READ_BYTES
+
+    def read(self, file: File, count: int, offset: int) -> bytes:
+        """``count`` bytes of ``file`` from ``offset``, or as many as there are."""
+        at = offset - self._begin
+        if not 0 <= at <= at + count <= len(self._data):
+            in_order = 0 <= at <= len(self._data)
+            self._span = min(self._span * 2, _MAX_READ_BYTES) if in_order else _MIN_READ_BYTES
+            if count > self._span:
+                self._begin, self._data = offset + count, b""  # too large to be kept
+                return file.read(count, offset)
+            self._begin, at = offset, 0
+            self._data = file.read(self._span, offset)
+        return self._data[at : at + count]
+
+    def forget(self) -> None:
+        """Let go of what was read: the file has changed."""
+        self._begin, self._data = 0, b""
