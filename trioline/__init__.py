@@ -12,16 +12,17 @@ from trioline._version import __version__
 
 if TYPE_CHECKING:
     from trioline.client.blocking import Client
-    from trioline.client.item import Item, Raw
+    from trioline.client.item import Item, Raw, Reject
     from trioline.client.session import Session, connect
     from trioline.client.worker import run_worker
 
-__all__ = ["Client", "Item", "Raw", "Session", "__version__", "connect", "run_worker"]
+__all__ = ["Client", "Item", "Raw", "Reject", "Session", "__version__", "connect", "run_worker"]
 
 _HOMES = {
     "Client": "trioline.client.blocking",
     "Item": "trioline.client.item",
     "Raw": "trioline.client.item",
+    "Reject": "trioline.client.item",
     "Session": "trioline.client.session",
     "connect": "trioline.client.session",
     "run_worker": "trioline.client.worker",

@@ -89,7 +89,7 @@ class Fsync(enum.StrEnum):
 
 def _between(low: float, high: float = math.inf) -> Any:  # noqa: ANN401 - attrs' validator type
     def check(_instance: object, attribute: Any, value: Any) -> None:  # noqa: ANN401
-        if not (low <= value <= high) or math.isnan(value):
+        if value is not None and not low <= value <= high:
             option = "--" + attribute.name.removesuffix("_seconds").replace("_", "-")
             upper = "" if high == math.inf else f" and at most {_plain(high)}"
             raise UsageError(
@@ -153,9 +153,7 @@ class ServerSettings:
     """How the server listens, drains and ends."""
 
     host: str = DEFAULT_HOST
-    port: int | None = attrs.field(
-        default=DEFAULT_PORT, validator=attrs.validators.optional(_between(0, 65_535))
-    )
+    port: int | None = attrs.field(default=DEFAULT_PORT, validator=_between(0, 65_535))
     """0: any free one; None: no TCP."""
     unix: Path | None = None
     token: str | None = attrs.field(default=None, repr=False)

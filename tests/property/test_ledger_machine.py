@@ -25,8 +25,9 @@ from trioline.ledger import (
     Rejected,
 )
 
-HOLDERS = st.integers(1, 4).map(HolderId)
-STEPS = st.sampled_from([0.0, 0.0, 0.5, 1.0, 3.0, 7.0, 30.0])
+HOLDERS = st.integers(1, 3).map(HolderId)
+STEPS = st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0, 30.0])
+MOSTLY = st.sampled_from([True, True, True, False])
 PICKS = st.integers(0, 1_000_000)
 """Chooses among what there is, by its remainder."""
 
@@ -58,11 +59,11 @@ class LedgerMachine(RuleBasedStateMachine):
     """Each rule does one thing to both and compares what came of it."""
 
     @initialize(
-        window=st.integers(1, 40),
+        window=st.integers(4, 40) | st.integers(1, 4),
         max_attempts=st.integers(1, 4),
-        max_losses=st.integers(1, 4),
+        max_losses=st.integers(2, 4) | st.just(1),
         delay=st.sampled_from([0.0, 0.0, 2.0]),
-        size=st.integers(0, 90),
+        size=st.integers(20, 90) | st.integers(0, 3),
     )
     def begin(
         self, window: int, max_attempts: int, max_losses: int, delay: float, size: int
@@ -146,17 +147,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- giving out ------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.offerable() is not None)
     @rule(holder=HOLDERS, max_count=st.integers(1, 12), part=PICKS)
     def lease(self, holder: HolderId, max_count: int, part: int) -> None:
         """Take an offer whole or in part."""
-        expected = self.offerable()
         offer = self.ledger.offer(self.now, max_count)
-        if expected is None or offer is None:
-            # Nothing but the input's unseen end can lie between the two answers.
-            assert expected is None
-            assert offer is None or (offer.first >= len(self.lines) and not self.ended)
-            return
-        assert offer.first == expected
+        assert offer is not None
+        assert offer.first == self.offerable()
         assert 1 <= offer.count <= max_count
         count = 1 + part % min(offer.count, len(self.lines) - offer.first)
         model = self.lines[offer.first]
@@ -179,20 +176,14 @@ class LedgerMachine(RuleBasedStateMachine):
             line.state, line.lease = "leased", lease.number
         self.frontier = max(self.frontier, offer.first + count)
 
-    @rule(holder=HOLDERS)
-    def lease_all_there_is(self, holder: HolderId) -> None:
-        """Fill the window."""
-        while self.offerable() is not None:
-            self.lease(holder, 7, 6)
+    @precondition(lambda self: self.offerable() is not None)
+    @rule(holder=HOLDERS, max_count=st.integers(1, 12))
+    def lease_a_lot(self, holder: HolderId, max_count: int) -> None:
+        """Lease on and on, as far as the window allows."""
+        for _ in range(8):
+            if self.offerable() is not None:
+                self.lease(holder, max_count, max_count - 1)
 
-    @precondition(lambda self: not self.ended)
-    @rule()
-    def end_of_input(self) -> None:
-        """Find the end of the input."""
-        self.ledger.end_at(len(self.lines))
-        self.ended = True
-
-    @rule()
     def unreadable(self) -> None:
         """Meet a line that cannot be given out."""
         at = self.offerable()
@@ -206,7 +197,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- results ---------------------------------------------------------------------------------
 
-    @rule(holder=HOLDERS, first=PICKS, count=st.integers(1, 15))
+    @precondition(lambda self: self.leases)
+    @rule(holder=HOLDERS, first=PICKS, count=st.integers(1, 6))
     def settle(self, holder: HolderId, first: int, count: int) -> None:
         """Send results: of the holder, late, double, or of a stranger."""
         known = min(max(self.frontier, self.given_out_before), len(self.lines))
@@ -226,30 +218,29 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [line for run in new for line in run] == expected
         assert all(left.stop < right.start for left, right in itertools.pairwise(new))
 
-    @rule(pick=PICKS, part=PICKS)
-    def settle_own(self, pick: int, part: int) -> None:
+    @precondition(lambda self: self.leases)
+    @rule(pick=PICKS, part=PICKS, count=st.integers(1, 15))
+    def settle_own(self, pick: int, part: int, count: int) -> None:
         """Answer one lease from one of its lines on."""
-        if self.leases:
-            number = sorted(self.leases)[pick % len(self.leases)]
-            lines = [at for at in self.of_state("leased") if self.lines[at].lease == number]
-            self.settle(HolderId(self.leases[number].holder), lines[part % len(lines)], 15)
+        number = sorted(self.leases)[pick % len(self.leases)]
+        lines = [at for at in self.of_state("leased") if self.lines[at].lease == number]
+        self.settle(HolderId(self.leases[number].holder), lines[part % len(lines)], count)
 
     # --- failures --------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.leases)
     @rule(
         holder=HOLDERS,
         pick=PICKS,
-        retry=st.booleans(),
+        retry=MOSTLY,
         delay=st.sampled_from([None, 0.0, 1.0, 5.0]),
-        named=st.sampled_from(["none", "right", "wrong"]),
-        own=st.booleans(),
+        named=st.sampled_from(["none", "none", "right", "wrong"]),
+        own=MOSTLY,
     )
     def fail(
         self, holder: HolderId, pick: int, retry: bool, delay: float | None, named: str, own: bool
     ) -> None:
         """Report a failure, rightly or not."""
-        if not self.lines:
-            return
         leased = self.of_state("leased")
         at = leased[pick % len(leased)] if own and leased else pick % len(self.lines)
         line = self.lines[at]
@@ -275,7 +266,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.queue(at, self.settings.retry_delay_seconds if delay is None else delay)
         self.clean()
 
-    @rule(holder=HOLDERS, picks=st.none() | st.lists(PICKS, max_size=8), own=st.booleans())
+    @precondition(lambda self: self.leases)
+    @rule(picks=st.lists(PICKS, min_size=1, max_size=6), delay=st.sampled_from([None, 0.0, 1.0]))
+    def fail_again(self, picks: list[int], delay: float | None) -> None:
+        """Fail what is leased, and get some of it again."""
+        for pick in picks:
+            if self.leases:
+                self.fail(HolderId(1), pick, True, delay, "none", True)
+            if self.offerable() is not None:
+                self.lease(HolderId(1 + pick % 3), 1 + pick % 5, pick)
+
+    @precondition(lambda self: self.leases)
+    @rule(holder=HOLDERS, picks=st.none() | st.lists(PICKS, min_size=1, max_size=8), own=MOSTLY)
     def release(self, holder: HolderId, picks: list[int] | None, own: bool) -> None:
         """Give lines back: all, or some, others' among them."""
         mine = [at for at in self.of_state("leased") if self.holder_of(at) == holder]
@@ -290,6 +292,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- holders ---------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.leases or self.told)
     @rule(holder=HOLDERS, pick=st.none() | PICKS, stale=st.booleans())
     def extend(self, holder: HolderId, pick: int | None, stale: bool) -> None:
         """Renew one lease, all, or one that is not the holder's."""
@@ -314,6 +317,7 @@ class LedgerMachine(RuleBasedStateMachine):
         lease = self.leases[number]
         lease.timeout, lease.due, lease.is_lost = self.timeout, self.now + self.timeout, False
 
+    @precondition(lambda self: self.leases)
     @rule(holder=HOLDERS, grace=st.sampled_from([0.0, 2.0, 10.0, 50.0]))
     def lose(self, holder: HolderId, grace: float) -> None:
         """Drop a connection."""
@@ -323,6 +327,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if lease.due > self.now + grace:
                 lease.due, lease.timeout = self.now + grace, grace
 
+    @precondition(lambda self: any(lease.is_lost for lease in self.leases.values()))
     @rule(holder=HOLDERS)
     def reattach(self, holder: HolderId) -> None:
         """Come back."""
@@ -330,6 +335,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for number in self.held(holder):
             self.renew(number)
 
+    @precondition(lambda self: self.told)
     @rule(holder=HOLDERS)
     def forget(self, holder: HolderId) -> None:
         """Go for good."""
@@ -381,14 +387,22 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.queue(at, delay)
         return rejected
 
+    @precondition(lambda self: self.leases)
     @rule()
     def sleep_until_due(self) -> None:
         """Sweep exactly when the ledger asks for it."""
         due = self.ledger.next_due_at()
-        if due is not None:
-            self.expire(max(0.0, due - self.now))
+        assert due is not None
+        self.expire(max(0.0, due - self.now))
 
-    @rule()
+    @precondition(lambda self: self.offerable() is not None)
+    @rule(holder=HOLDERS, count=st.integers(1, 6))
+    def lose_at_once(self, holder: HolderId, count: int) -> None:
+        """Drop a connection without grace just after it got lines."""
+        self.lease(holder, count, count - 1)
+        self.lose(holder, 0.0)
+        self.expire(0.0)
+
     def postpone(self) -> None:
         """Find that the process stood still."""
         self.ledger.postpone(self.now)
@@ -397,21 +411,31 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- the job ---------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([1.0, 4.0, 10.0, 100.0]))
-    def set_timeout(self, seconds: float) -> None:
-        """Change the lease timeout while the job runs."""
-        self.timeout = self.ledger.lease_timeout_seconds = seconds
+    @rule(
+        what=st.sampled_from(["unreadable", "postpone", "pause", "end", "timeout", "attempts"]),
+        seconds=st.sampled_from([1.0, 4.0, 10.0, 100.0]),
+        budget=st.integers(1, 4),
+    )
+    def manage(self, what: str, seconds: float, budget: int) -> None:
+        """Do what happens seldom."""
+        match what:
+            case "unreadable":
+                self.unreadable()
+            case "postpone":
+                self.postpone()
+            case "pause":
+                self.paused = self.ledger.paused = True
+                self.oldest_first()
+                self.paused = self.ledger.paused = False
+            case "end":
+                self.ledger.end_at(len(self.lines))
+                self.ended = True
+            case "timeout":
+                self.timeout = self.ledger.lease_timeout_seconds = seconds
+            case _:
+                self.max_attempts = self.ledger.max_attempts = budget
 
-    @rule(budget=st.integers(1, 4))
-    def set_attempts(self, budget: int) -> None:
-        """Change the attempts while the job runs."""
-        self.max_attempts = self.ledger.max_attempts = budget
-
-    @rule()
-    def pause(self) -> None:
-        """Pause, or go on."""
-        self.paused = self.ledger.paused = not self.paused
-
+    @precondition(lambda self: self.base > 3 and self.now > 115)
     @rule()
     def restart(self) -> None:
         """Kill the server and start it again on what it had settled."""
@@ -445,7 +469,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert at in lease.lines
                 seen[lease.number] = lease
         assert set(seen) == set(self.leases)
-        for holder in range(1, 5):
+        for holder in range(1, 4):
             mine = [at for at in self.of_state("leased") if self.holder_of(at) == holder]
             assert self.ledger.holds(HolderId(holder)) == len(mine)
             assert self.ledger.lease_count(HolderId(holder)) == len(self.held(holder))

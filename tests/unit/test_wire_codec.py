@@ -604,10 +604,24 @@ def test_json_is_json(line: bytes) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b" ", b"NaN", b"-Infinity", b"{", b"1 2", b"'a'", b'"\xff"', b"\xef\xbb\xbf1", b"01", b"1.",
-     b'"\x01"', b'"\\ud800"', b"[" * 100_000 + b"]" * 100_000],
+    [
+        b"",
+        b" ",
+        b"NaN",
+        b"-Infinity",
+        b"{",
+        b"1 2",
+        b"'a'",
+        b'"\xff"',
+        b"\xef\xbb\xbf1",
+        b"01",
+        b"1.",
+        b'"\x01"',
+        b'"\\ud800"',
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
     ids=lambda line: repr(line[:20]),
-)  # fmt: skip
+)
 def test_other_things_are_not(line: bytes) -> None:
     assert not codec.is_json(line)
 

@@ -98,7 +98,7 @@ def test_what_is_no_message_is_refused_on_its_first_byte(probe: bytes) -> None:
     for data in (probe, probe[:1]):
         framer = Framer()
         framer.feed(data)
-        with pytest.raises(RemoteProtocolError, match="begins with {") as caught:
+        with pytest.raises(RemoteProtocolError, match="begins with") as caught:
             framer.next_message()
         assert caught.value.code is ErrorCode.BAD_JSON
 
@@ -278,7 +278,7 @@ def test_many_small_blocks_in_one_chunk_cost_what_they_are_long(is_hinted: bool)
 
 @pytest.mark.parametrize("kind", ["message", "block"])
 def test_a_long_line_in_small_pieces_costs_what_it_is_long(kind: str) -> None:
-    framer, pieces = Framer(), 20_000
+    framer, pieces = Framer(), 8_000
     take = framer.next_message if kind == "message" else lambda: framer.next_block(2)
     tracemalloc.start()
     try:

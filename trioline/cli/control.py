@@ -29,7 +29,7 @@ address_argument = click.argument("address", envvar=ADDRESS_ENVIRONMENT)
 @address_argument
 @token_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as on the wire.")
-def status_command(address: str, token_file: Path | None, as_json: bool) -> int:  # noqa: FBT001 - click's
+def status_command(address: str, token_file: Path | None, as_json: bool) -> int:
     """Show how the job at ADDRESS stands.
 
     ADDRESS: host:port, tcp://…, unix:PATH or @FILE; TRIOLINE_ADDRESS where it is left out.

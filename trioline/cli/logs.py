@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 REPEAT_SECONDS = 30.0
-"""Out of file descriptors, trio's accept loop logs ten tracebacks a second: one in so long will do."""
+"""Out of file descriptors, trio's accept loop logs ten tracebacks a second: one will do."""
 
 
 class JsonFormatter(logging.Formatter):

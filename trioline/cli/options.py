@@ -13,6 +13,7 @@ import click
 from trioline.config import (
     DEFAULT_HOST,
     DEFAULT_PORT,
+    MAX_BATCH,
     MAX_LINE_BYTES,
     Fsync,
     JobSettings,
@@ -36,14 +37,18 @@ def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Callable[P, R]], Call
     return decorate
 
 
+text_option = click.option(
+    "--text", is_flag=True, help="Lines are text, not JSON: any line is a result."
+)
+
 job_options = _stack(
     click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path)),
     click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path)),
-    click.option("--text", is_flag=True, help="Lines are text, not JSON: any line is a result."),
+    text_option,
     click.option(
         "--placeholder",
         metavar="JSON",
-        help="Stands in OUTPUT where a line was rejected.  [default: null; an empty line with --text]",
+        help="Stands in OUTPUT for a rejected line.  [default: null; an empty line with --text]",
     ),
     click.option(
         "--rejected",
@@ -181,6 +186,35 @@ token_option = click.option(
     envvar=TOKEN_ENVIRONMENT,
     show_envvar=True,
     help="The server's secret.",
+)
+
+
+work_options = _stack(
+    click.option(
+        "--exec",
+        "exec_command",
+        metavar="CMD",
+        help="One long-lived process answers: each line on its stdin, its result on stdout.",
+    ),
+    click.option(
+        "--each",
+        "each_command",
+        metavar="CMD",
+        help="A process a line: the line on stdin, the result on stdout, status 0.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, 100_000),
+        default=1,
+        show_default=True,
+        help="Lines worked on at a time, in each process.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1, MAX_BATCH),
+        help="Lines leased at a time.  [default: about a second of work]",
+    ),
+    click.option("--many", is_flag=True, help="FUNCTION takes a list of items and returns a list."),
 )
 
 

@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -62,11 +62,12 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
 async def _serve(job: Job, service: Service, companion: Companion | None) -> Outcome:
     server = Server(job, service.leases, service.server)
     outcome = Outcome.STOPPED
+    ended = trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[Sequence[Address]]) -> None:
         nonlocal outcome
         outcome = await server.run(task_status=task_status)
-        nursery.cancel_scope.cancel()
+        ended.set()
 
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
@@ -77,7 +78,8 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
                     nursery.start_soon(_show, server)
                 if companion is not None:
                     nursery.start_soon(companion, server, addresses)
-                await trio.sleep_forever()
+                await ended.wait()
+                nursery.cancel_scope.cancel()
     _say(service, _last_words(server, outcome, service))
     return outcome
 

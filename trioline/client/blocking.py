@@ -12,26 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
 
 from trioline.client.hand import Hand
-from trioline.client.item import Failure, Item, failure_of, outcome_of
+from trioline.client.item import Failure, Item, Outcome, failure_of, outcome_of
 from trioline.client.lease import Lease
 from trioline.client.link import Link, Message
 from trioline.client.outbox import Outbox, Parcel
 from trioline.client.pace import Pace
 from trioline.client.pipeline import Answer, Pending, decode_get, decoder
-from trioline.client.reach import (
-    Backoff,
-    address_text,
-    find_token,
-    is_final,
-    parse_address,
-    worker_name,
-)
+from trioline.client.reach import address_text, find_token, parse_address, worker_name
+from trioline.client.tether import Tether
 from trioline.config import Address
 from trioline.errors import ConnectionLost, RequestRefused, UsageError
 from trioline.snapshot import Snapshot
@@ -46,15 +39,11 @@ from trioline.wire.messages import (
     Hello,
     Note,
     Okay,
+    Ping,
     Release,
     ReleaseReply,
-    Request,
-    Retry,
     Status,
-    WorkLines,
 )
-
-T = TypeVar("T")
 
 logger = logging.getLogger("trioline.client")
 
@@ -66,8 +55,9 @@ FLUSH_SECONDS = 1.0
 """Results wait for so long at the most before they are sent; the next ``get`` takes them along."""
 MAX_UNSENT_BYTES = 8 * 1024 * 1024
 """... or until they are so large."""
+MAX_PARCELS_IN_FLIGHT = 64
 MAX_UNANSWERED_BYTES = 64 * 1024 * 1024
-"""Past it ``done`` waits for the server: bounds memory."""
+"""Past either ``done`` waits for the server: bounds memory."""
 TICK_SECONDS = 1.0
 """How often the renewing thread looks whether there is something to do."""
 LEAVE_SECONDS = 5.0
@@ -112,22 +102,24 @@ class Client:
     ) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"batch is {batch}; it must be at least 1.")
-        self._address = address_text(address)
-        parse_address(self._address)
-        self._hello = Hello(worker=worker_name(name), token=find_token(token), deadline=deadline)
+        target = address_text(address)
+        parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
+        hello = Hello(worker=worker_name(name), token=find_token(token), deadline=deadline)
         self._text = text
         self._stage = stage
-        self._reconnect_seconds = reconnect_seconds
         self._hand = Hand()
         self._outbox = Outbox()
         self._pace = Pace(concurrency=1, batch=batch, many=False)
-        self._link: Link | None = None
-        self._linking = threading.Lock()
+        self._tether = Tether(
+            target,
+            hello,
+            reconnect_seconds=reconnect_seconds,
+            on_new_session=self._hand.forget_queue,
+        )
         self._settling = threading.RLock()
         self._fetching = threading.Lock()
         self._closing = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="trioline renewer", daemon=True)
-        self._fatal: ConnectionLost | RequestRefused | None = None
         self._is_complete = False
         self._lease_timeout = 900.0
         self._max_result_bytes = 0
@@ -142,7 +134,7 @@ class Client:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
             RequestRefused: The server does not want this worker.
         """
-        self._relink(None, None)
+        self._greeted(self._tether.renew(None))
         self._renewer.start()
         return self
 
@@ -155,13 +147,10 @@ class Client:
         try:
             if error is None:
                 self.flush()
-            else:
-                self._leave_in_haste()
-            self._say_bye()
+            self._say_goodbye()
         finally:
             self._closing.set()
-            if self._link is not None:
-                self._link.close()
+            self._tether.close()
             self._renewer.join(LEAVE_SECONDS)
 
     # --- lines --------------------------------------------------------------------------------
@@ -233,11 +222,11 @@ class Client:
         """
         self.flush()
         self._hand.forget()
-        return self._ask(Release(), decoder(ReleaseReply)).released
+        return self._tether.ask(Release(), decoder(ReleaseReply)).released
 
     def status(self) -> Snapshot:
         """Ask how the job stands."""
-        return self._ask(Status(), decoder(Snapshot))
+        return self._tether.ask(Status(), decoder(Snapshot))
 
     def flush(self) -> None:
         """Hand in all results and wait until the server has answered that they are safe.
@@ -246,47 +235,128 @@ class Client:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
         """
         while len(self._outbox):
-            link = self._require_link()
-            self._deliver(link)
-            if link.is_broken and len(self._outbox):
+            link = self._tether.link
+            # Others may have sent some: what is asked last is answered last.
+            barrier: Pending[Okay] = Pending(decoder(Okay))
+            self._send_results(link, Message(Ping(), barrier))
+            link.wait(barrier)
+            if link.end_reason is not None:
                 if self._is_complete:
                     return  # every line has its result: these were duplicates
-                self._relink(link, None)
+                self._tether.renew(link)
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _hand_in(self, item: Item | int, outcome: bytes | Failure) -> None:
+    def _hand_in(self, item: Item | int, outcome: Outcome) -> None:
         number = item if isinstance(item, int) else item.id
-        self._outbox.add(number, outcome)
-        self._hand.finish_id(number)
-        if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
-            self._send_results()
-        elif self._outbox.waiting_bytes > MAX_UNSENT_BYTES:
-            self._send_results()
-        if self._outbox.size_bytes > MAX_UNANSWERED_BYTES:
+        outbox = self._outbox
+        outbox.add(number, outcome)
+        self._hand.finish(number)
+        overdue = time.monotonic() - self._sent_at >= FLUSH_SECONDS
+        if overdue or outbox.waiting_bytes > MAX_UNSENT_BYTES:
+            self._send_results(self._tether.link)
+        if outbox.size_bytes > MAX_UNANSWERED_BYTES or outbox.in_flight > MAX_PARCELS_IN_FLIGHT:
             self.flush()
 
+    def _send_results(self, link: Link, *behind: Message) -> None:
+        """Send all results that wait, and other requests behind them in the same piece."""
+        with self._settling:
+            parcels = self._outbox.take()
+            self._sent_at = time.monotonic()
+        messages = [
+            Message(
+                parcel.request,
+                Pending(decoder(DoneReply), partial(self._settled, parcel)),
+                parcel.body,
+            )
+            for parcel in parcels
+        ]
+        link.send([*messages, *behind])
+
+    def _settled(self, parcel: Parcel, pending: Pending[DoneReply]) -> None:
+        with self._settling:
+            match pending.error:
+                case None:
+                    self._outbox.acknowledge(parcel, pending.reply)
+                case RequestRefused() as refusal:
+                    self._outbox.refuse(parcel, refusal)
+                case ConnectionLost():
+                    self._outbox.put_back(parcel)
+            for number, refusal in self._outbox.refused:
+                logger.warning("The server would not have line %d's result: %s", number, refusal)
+            self._outbox.refused.clear()
+
     def _fetch(self, at_least: int) -> bool:
-        """Lease lines, and hand results in with the same message; False when the job is complete."""
+        """Have lines queued; False when the job is complete."""
         with self._fetching:  # one thread fetches for all
             while not self._hand.queued:
                 if self._is_complete:
                     return False
-                self._get(at_least)
+                link = self._tether.link
+                try:
+                    self._get(link, at_least)
+                except ConnectionLost:
+                    self._greeted(self._tether.renew(link))
         return True
 
-    def _get(self, at_least: int) -> None:
+    def _get(self, link: Link, at_least: int) -> None:
         now = time.monotonic()
         if self._leased_count:
             self._pace.record(self._leased_count, now - self._leased_at)
             self._leased_count = 0
         wanted = max(at_least, self._pace.wanted(idle=1, queued=0))
-        link = self._require_link()
         pending: Pending[Answer] = Pending(decode_get)
         request = Get(max=wanted, wait=GET_WAIT_SECONDS, form=Form.LINES, stage=self._stage)
+        self._send_results(link, Message(request, pending))
+        sent_count = link.sent_count
+        link.wait(pending)
+        reply = pending.reply
+        if isinstance(reply, Lease):
+            self._hand.put(reply)
+            self._leased_count, self._leased_at = reply.count, time.monotonic()
+        elif isinstance(reply, Complete):
+            self._is_complete = True
+        elif link.sent_count == sent_count and time.monotonic() - now < GET_WAIT_SECONDS:
+            # Not one of our own requests has ended the wait: the server has its reason.
+            time.sleep(min(max(reply.retry_in, 0.01), MAX_PAUSE_SECONDS))
+
+    def _greeted(self, link: Link) -> None:
+        self._lease_timeout = link.hello.lease_timeout
+        self._max_result_bytes = link.hello.max_line
+        self._pace.max_batch = link.hello.max_batch
+
+    def _say_goodbye(self) -> None:
+        """Hand in what there is and give the rest back, over the link as it is."""
         try:
-            self._send_results([Message(request, pending)])
-            link.wait(pending)
-            self._take(pending.reply)
-        except ConnectionLost as error:
-            self._relink(link, error)
+            link = self._tether.link
+            link.limit(LEAVE_SECONDS)
+            self._send_results(link)
+            link.ask(Bye(), decoder(Okay))
+        except (ConnectionLost, RequestRefused) as error:
+            if not self._is_complete:
+                logger.warning("Left without a goodbye: %s", error)
+
+    # --- the renewing thread ------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        renewed_at = time.monotonic()
+        while not self._closing.wait(min(TICK_SECONDS, self._lease_timeout / 6)):
+            now = time.monotonic()
+            try:
+                self._send_notes()
+                if self._outbox.waiting and now - self._sent_at >= FLUSH_SECONDS:
+                    self._send_results(self._tether.link)
+                if len(self._hand) and now >= renewed_at + self._lease_timeout / 3:
+                    renewed_at = now
+                    reply = self._tether.ask(Extend(), decoder(ExtendReply))
+                    self._hand.drop(reply.lost)
+                    self._lease_timeout = reply.lease_timeout
+            except RequestRefused as refusal:
+                logger.warning("The server refused to extend or note: %s", refusal)
+            except ConnectionLost:
+                return  # for good: the next call of the user's raises it
+
+    def _send_notes(self) -> None:
+        for number in list(self._hand.notes):
+            note = Note(text=self._hand.notes.pop(number), id=number)
+            self._tether.ask(note, decoder(Okay))

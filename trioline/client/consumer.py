@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from trioline.client.delivery import Delivery
 from trioline.client.hand import Hand
 from trioline.client.item import Failure, GiveBack, Item, Outcome, failure_of, outcome_of
-from trioline.client.delivery import Delivery
 from trioline.client.pace import Pace
 from trioline.client.wakeup import Wakeup
 from trioline.config import MAX_LINE_BYTES
@@ -132,7 +132,7 @@ class Consumer:
                 hand.give_back(item)
             else:
                 add(item.id, outcome)
-                hand.finish(item)
+                hand.finish(item.id)
             now = time.perf_counter()
             record(1, now - began_at)
             if now >= ends_at:
@@ -148,8 +148,8 @@ class Consumer:
             return None
         except Exception as error:  # noqa: BLE001 - a failed attempt, whatever it is
             return failure_of(error)
-        except anyio.get_cancelled_exc_class() as error:
-            return self._stray_cancellation(error)
+        except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
+            return self._stray_cancellation(error)  # noqa: ASYNC104
         return outcome_of(value, text=self._text, max_bytes=self.max_result_bytes)
 
     async def _call_many(self, items: list[Item]) -> Sequence[object]:
@@ -157,8 +157,8 @@ class Consumer:
             values = await self._function(items)
         except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
             return [error] * len(items)
-        except anyio.get_cancelled_exc_class() as error:
-            return [self._stray_cancellation(error)] * len(items)
+        except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
+            return [self._stray_cancellation(error)] * len(items)  # noqa: ASYNC104
         return _checked(values, len(items))
 
     def _stray_cancellation(self, error: BaseException) -> Failure:
@@ -198,7 +198,7 @@ class Consumer:
             if not isinstance(value, Failure):
                 value = outcome_of(value, text=text, max_bytes=max_bytes)
             add(item.id, value)
-            hand.finish(item)
+            hand.finish(item.id)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

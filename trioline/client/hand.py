@@ -70,10 +70,10 @@ class Hand:
             items.append(item)
         return items
 
-    def finish(self, item: Item) -> None:
+    def finish(self, number: int) -> None:
         """The line has its outcome."""
         # None: the same line was lost, came again, and its other copy was quicker.
-        self._running.pop(item.id, None)
+        self._running.pop(number, None)
 
     def drop(self, lost: Iterable[int]) -> None:
         """Never begin these: they are another's by now.
@@ -86,7 +86,7 @@ class Hand:
 
     def give_back(self, item: Item) -> None:
         """The line was begun, but not worked on: it is unwanted."""
-        self.finish(item)
+        self.finish(item.id)
         self.unwanted.append(item.id)
 
     def forget_queue(self) -> None:
@@ -94,6 +94,11 @@ class Hand:
         self._queue.clear()
         self.unwanted.clear()
         self._lost.clear()
+
+    def forget(self) -> None:
+        """Everything has been given back, what was begun as well."""
+        self.forget_queue()
+        self._running.clear()
 
     def close(self) -> None:
         """Begin nothing more: what is queued, and whatever still comes, is unwanted."""

@@ -78,11 +78,11 @@ class Raw(bytes):
     __slots__ = ()
 
 
-class Reject(Exception):  # noqa: N818 - an instruction to the worker, like StopIteration
+class Reject(Exception):
     """Raised by a worker's function: this line can't be done, not by anyone: don't retry it."""
 
 
-class GiveBack(Exception):  # noqa: N818 - an instruction to the worker
+class GiveBack(Exception):
     """Raised or returned for a line that was not worked on: it costs no attempt."""
 
 

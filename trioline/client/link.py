@@ -6,6 +6,7 @@ thread that waits long with ``get`` reads what answers the others, and they find
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Link:
     Attributes:
         address: The server's.
         hello: What the server said of itself.
+        sent_count: Requests made so far: tells whether another one has ended a ``get``'s wait.
+        end_reason: Why the connection has ended, as a sentence; None while it lives.
     """
 
     def __init__(self, raw: socket.socket, address: Address) -> None:
@@ -43,7 +46,8 @@ class Link:
         self._pipeline = Pipeline()
         self._sending = threading.Lock()
         self._reading = threading.Lock()
-        self._end_reason: str | None = None
+        self.sent_count = 0
+        self.end_reason: str | None = None
         self.hello: HelloReply
 
     @classmethod
@@ -61,7 +65,7 @@ class Link:
         link = cls(raw, address)
         try:
             link.hello = link.ask(hello, decoder(HelloReply))
-            link._pipeline.allow(link.hello.max_line)  # noqa: SLF001 - our own
+            link._pipeline.allow(link.hello.max_line)
             link.limit(None)
         except BaseException:
             link.close()
@@ -92,8 +96,9 @@ class Link:
             data = b"".join([encode_request(each.request, each.body) for each in messages])
             for message in messages:
                 self._pipeline.expect(message.pending)
-            if self._end_reason is not None:
-                self._end(self._end_reason)
+            self.sent_count += len(messages)
+            if self.end_reason is not None:
+                self._end(self.end_reason)
                 return
             try:
                 self._socket.sendall(data)
@@ -113,16 +118,14 @@ class Link:
     def close(self) -> None:
         """Close it; whoever waits is failed. Idempotent."""
         self._end(f"The connection to {self.address} was closed by this side.")
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
-        except OSError:
-            pass
         self._socket.close()
 
     def _drain(self, error: OSError) -> None:
         """Sending failed: the server may have said why before it closed."""
         with self._reading:
-            while self._end_reason is None:
+            while self.end_reason is None:
                 self._receive()
         self._end(f"The connection to {self.address} was lost: {error}.", error)
 
@@ -140,9 +143,9 @@ class Link:
 
     def _end(self, reason: str, cause: BaseException | None = None) -> None:
         # Not only the first time: a request may have come in between reason and failing.
-        if self._end_reason is None:
-            self._end_reason = reason
-        self._pipeline.fail_all(self._end_reason, cause)
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._pipeline.fail_all(self.end_reason, cause)
 
 
 def _connect(address: Address) -> socket.socket:

@@ -180,6 +180,11 @@ class Outbox:
         return len(self._sent)
 
     @property
+    def waiting_bytes(self) -> int:
+        """The payload of the rows that were never sent."""
+        return self._waiting_bytes
+
+    @property
     def size_bytes(self) -> int:
         """The payload of all that is not answered."""
         return self._waiting_bytes + self._sent_bytes

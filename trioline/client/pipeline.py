@@ -86,7 +86,6 @@ def decode_get(line: bytes) -> Answer | WorkLines:
     return Lease.from_items(reply) if isinstance(reply, Work) else reply
 
 
-@functools.cache
 def decoder(kind: type[T]) -> Callable[[bytes], T]:
     """Make what reads replies of ``kind``."""
     return functools.partial(decode_reply, kind=kind)

@@ -11,7 +11,7 @@ from trioline.config import Address
 from trioline.errors import ErrorCode, RequestRefused, UsageError
 
 ADDRESS_VARIABLE = "TRIOLINE_ADDRESS"
-TOKEN_VARIABLE = "TRIOLINE_TOKEN_FILE"  # noqa: S105 - a variable's name, no token
+TOKEN_VARIABLE = "TRIOLINE_TOKEN_FILE"
 
 CONNECT_SECONDS = 10.0
 """For a connection and for the reply to its hello, each: a dead host answers neither."""
@@ -120,6 +120,6 @@ class Backoff:
         if left <= 0:
             return None
         # Jitter keeps a thousand workers from coming back in the same instant.
-        pause = self._next_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        pause = self._next_seconds * random.uniform(0.5, 1.0)
         self._next_seconds = min(2 * self._next_seconds, MAX_BACKOFF_SECONDS)
         return min(pause, left)

@@ -96,9 +96,9 @@ async def connect(
         # Shielded until the body is left, so that a body that is being cancelled can still say
         # goodbye and hear the answer, under a deadline of its own.
         reading = anyio.CancelScope(shield=True)
-        tasks.start_soon(opened._read, reading)  # noqa: SLF001 - its own maker
+        tasks.start_soon(opened._read, reading)
         try:
-            await opened._greet(hello)  # noqa: SLF001
+            await opened._greet(hello)
             yield opened
         except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
             failure = error

@@ -37,7 +37,7 @@ async def open_listeners(settings: ServerSettings) -> AsyncIterator[Sequence[tri
         if settings.port is not None:
             listeners += await _open_tcp(settings.host, settings.port)
         if settings.unix is not None:
-            listeners.append(await _open_unix(settings.unix))
+            listeners.append(_open_unix(settings.unix))
             stack.callback(settings.unix.unlink, missing_ok=True)
         for listener in listeners:
             stack.push_async_exit(listener)
@@ -56,29 +56,37 @@ async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
         raise UsageError(f"Cannot listen on {host}:{port}: {why}.") from error
 
 
-async def _open_unix(path: Path) -> trio.SocketListener:
-    await _remove_stale(path)
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _open_unix(path: Path) -> trio.SocketListener:
+    _remove_stale(path)
     try:
-        await listener.bind(str(path))
+        listener = _listen_on_path(path)
+    except OSError as error:
+        raise UsageError(f"Cannot listen on unix:{path}: {error.strerror or error}.") from error
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+
+
+def _listen_on_path(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
         path.chmod(0o600)  # whoever may connect may read the input
         listener.listen(LISTEN_BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise UsageError(f"Cannot listen on unix:{path}: {error.strerror or error}.") from error
-    return trio.SocketListener(listener)
+        raise
+    return listener
 
 
-async def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except OSError:
         return
     if not stat.S_ISSOCK(mode):
         raise UsageError(f"Cannot listen on unix:{path}: a file is there that is no socket.")
-    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            await probe.connect(str(path))
+            probe.connect(str(path))
         except OSError:
             path.unlink(missing_ok=True)  # nobody listens: its server was killed
             return

@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
+from trioline import config
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.entries import Entry, Rejection, Results
@@ -64,8 +65,18 @@ class Job:
         self._failure: StorageError | None = None
 
     @classmethod
-    def open(cls, settings: JobSettings, files: Files | None = None) -> Job:
+    def open(
+        cls,
+        settings: JobSettings,
+        files: Files | None = None,
+        *,
+        segment_bytes: int = config.SEGMENT_BYTES,
+    ) -> Job:
         """Lock, then make a job or recover the one that is there.
+
+        Args:
+            files: The system calls; None: the real ones.
+            segment_bytes: When the journal begins a new segment.
 
         Raises:
             UsageError: A named file cannot be used as it is. Nothing was touched.
@@ -91,7 +102,7 @@ class Job:
             else:
                 check_match(disk, found, settings, input_bytes)
                 run = found
-            state = recover(disk, settings, run)
+            state = recover(disk, settings, run, segment_bytes)
             opened.pop_all()
         return cls(settings, run, state, lock, is_resumed=found is not None)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import attrs
 
-from trioline import config
 from trioline.errors import StorageError
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, encode, seed_of
@@ -57,7 +56,7 @@ class Journal:
         folder: Path,
         run_id: bytes,
         *,
-        segment_bytes: int = config.SEGMENT_BYTES,
+        segment_bytes: int,
     ) -> None:
         self._disk = disk
         self._folder = folder
@@ -142,6 +141,7 @@ class Journal:
         if newest:
             # So that a crash can never leave a bad frame in a segment that has a successor.
             self._segments[newest].sync()
+            self._segments[newest].close()
         number = newest + 1
         segment = Segment(
             self._disk, self._folder, number, seed_of(self._run_id, number), is_new=True

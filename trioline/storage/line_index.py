@@ -1,4 +1,4 @@
-"""Where lines begin: one remembered place per 64 KiB of input or so, and the frontier of what is known.
+"""Where lines begin: a remembered place per 64 KiB or so, and the frontier of what is known.
 
 A job of 10⁹ lines could not keep an offset for each line; from the nearest remembered place any
 line is one small read away.

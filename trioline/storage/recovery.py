@@ -39,7 +39,7 @@ class State:
     source: Source
 
 
-def recover(disk: Disk, settings: JobSettings, run: Run) -> State:
+def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> State:
     """Open a job's files and bring them to where the last server was.
 
     Raises:
@@ -53,7 +53,7 @@ def recover(disk: Disk, settings: JobSettings, run: Run) -> State:
         last = checkpoints.read(run.id_bytes)
         answers = _open_answers(disk, settings, last)
         opened.callback(answers.close)
-        journal = Journal(disk, settings.state, run.id_bytes)
+        journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
         opened.callback(journal.close)
         ahead = AheadIndex()
         source = _open_source(disk, settings, last.line_count, last.input_offset)

@@ -1,0 +1,89 @@
+"""Worker processes of one command: started, watched, restarted when killed, ended with it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import trio
+
+from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
+
+log = logging.getLogger("trioline.cli")
+
+RESTART_SECONDS = 1.0
+"""Before a killed worker is started anew: what killed it may need a moment."""
+END_SECONDS = 3.0
+"""Beyond its drain, for a worker that was told to end, until it is killed."""
+
+
+def worker_command(address: str, arguments: Sequence[str], name: str) -> list[str]:
+    """The command of one worker process."""
+    return [sys.executable, "-m", "trioline", "work", address, *arguments, "--name", name]
+
+
+async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:
+    """Run worker processes until all have ended.
+
+    A worker that was killed (out of memory, say) is started anew; one that ended by itself is not.
+
+    Returns:
+        0 where all ended well, else the first other exit code.
+
+    Cancellation: all are told to end (SIGTERM), and killed when they do not within
+    ``drain_seconds`` and a bit.
+    """
+    codes: list[int] = []
+
+    async def keep_running(command: Sequence[str]) -> None:
+        while True:
+            code = await _run(command, drain_seconds)
+            if code >= 0:
+                codes.append(code)
+                return
+            log.warning(
+                "%s was killed by %s; starting it again.", command[-1], signal.Signals(-code).name
+            )
+            await trio.sleep(RESTART_SECONDS)
+
+    async with trio.open_nursery() as nursery:
+        for command in commands:
+            nursery.start_soon(keep_running, command)
+    return next((code for code in codes if code), EXIT_DONE)
+
+
+async def run_until_signal(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:
+    """Run worker processes until all have ended, or a signal ends them.
+
+    Returns:
+        As ``run_workers``; 4 after a signal.
+    """
+    code = EXIT_STOPPED
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def end_at_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_at_signal)
+            code = await run_workers(commands, drain_seconds)
+            nursery.cancel_scope.cancel()
+    return code
+
+
+async def _run(command: Sequence[str], drain_seconds: float) -> int:
+    async def end(process: trio.Process) -> None:
+        process.terminate()
+        with trio.move_on_after(drain_seconds + END_SECONDS):
+            await process.wait()
+        process.kill()
+
+    # In a session of its own: the terminal's Ctrl-C goes to the parent, which decides.
+    completed: subprocess.CompletedProcess[bytes] = await trio.run_process(
+        command, check=False, deliver_cancel=end, start_new_session=True
+    )
+    return completed.returncode

@@ -1,0 +1,117 @@
+"""``trioline run``: the server and its workers on one machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from trioline.cli import logs
+from trioline.cli.children import run_workers, worker_command
+from trioline.cli.functions import load_function
+from trioline.cli.main import EXIT_DONE, EXIT_OTHER
+from trioline.cli.options import (
+    end_options,
+    job_options,
+    job_settings,
+    lease_options,
+    lease_settings,
+    listen_options,
+    server_settings,
+    work_options,
+)
+from trioline.cli.serving import Service, serve_job
+from trioline.cli.work import Work
+from trioline.config import Address
+from trioline.errors import TriolineError, UsageError
+from trioline.server.app import Server
+
+
+ORPHAN_SECONDS = 5.0
+"""Workers whose server was killed end after so long: they have nobody else to work for."""
+
+
+@click.command("run")
+@job_options
+@click.argument("function_name", metavar="[MODULE:FUNCTION]", required=False)
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 4096),
+    help="How many worker processes.  [default: one for each core]",
+)
+@work_options
+@listen_options
+@lease_options
+@end_options
+def run_command(**options: Any) -> int:  # noqa: ANN401 - click's values
+    """Serve INPUT to OUTPUT and work on it with processes of this machine.
+
+    The options are those of serve and work; more workers may join where --port or --unix says.
+    The server and its workers meet on a Unix socket that nobody else can open.
+
+    Exit codes: as serve.
+    """
+    logs.set_up(options["log_format"], quiet=options["quiet"])
+    has_command = options["exec_command"] or options["each_command"]
+    if bool(has_command) == bool(options["function_name"]):
+        raise UsageError("Give what does the work: MODULE:FUNCTION, --exec CMD or --each CMD.")
+    with tempfile.TemporaryDirectory(prefix="trioline-") as folder:
+        if options["unix"] is None:
+            options["unix"] = Path(folder) / "socket"
+        return _run(options)
+
+
+def _run(options: dict[str, Any]) -> int:
+    service = Service(
+        job=job_settings(options),
+        leases=lease_settings(options),
+        server=server_settings(options),
+        address_file=options["address_file"],
+        quiet=options["quiet"],
+    )
+    address = str(Address(path=str(options["unix"])))
+    worker = {
+        **options,
+        "name": None,
+        "worker_drain": options["drain"],
+        "give_up": ORPHAN_SECONDS,
+        "quiet": True,
+    }
+    workers = Workers(Work.from_options(address, options["function_name"], worker), options["jobs"])
+    if options["function_name"] is not None:
+        load_function(options["function_name"])  # a mistake in it is said once, and at once
+    code = serve_job(service, workers.run)
+    if workers.failed:
+        raise TriolineError(
+            f"All workers ended before the job did (exit code {workers.failed}); "
+            "the same command goes on."
+        )
+    return code
+
+
+@attrs.define
+class Workers:
+    """The worker processes of one run."""
+
+    work: Work
+    count: int | None
+    failed: int = EXIT_DONE
+    """The exit code with which they ended before the job did; 0 where they did not."""
+
+    async def run(self, server: Server, addresses: Sequence[Address]) -> None:
+        """Run them; when they have ended, there is nothing left to serve for."""
+        del addresses  # they meet on the Unix socket
+        commands = [
+            worker_command(self.work.address, self.work.arguments(), f"worker-{number}")
+            for number in range(1, (self.count or os.cpu_count() or 1) + 1)
+        ]
+        code = await run_workers(commands, self.work.drain_seconds)
+        if server.snapshot().state != "complete":
+            self.failed = code or EXIT_OTHER
+        server.stop()

@@ -1,0 +1,233 @@
+"""``trioline work``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import click
+import trio
+
+from trioline.cli import logs
+from trioline.cli.children import run_until_signal, worker_command
+from trioline.cli.functions import load_function
+from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
+from trioline.cli.options import (
+    ADDRESS_ENVIRONMENT,
+    read_token,
+    text_option,
+    token_option,
+    work_options,
+)
+from trioline.client.command import each_function, exec_function
+from trioline.client.worker import WorkerSummary, run_worker
+from trioline.config import Address
+from trioline.errors import UsageError
+from trioline.ops.progress import duration
+
+
+@click.command("work")
+@click.argument("targets", nargs=-1, metavar="ADDRESS [MODULE:FUNCTION]")
+@work_options
+@text_option
+@click.option(
+    "--processes",
+    "-j",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="How many worker processes to run.",
+)
+@click.option(
+    "--give-up",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="End with an error after so long without a connection.",
+)
+@token_option
+@click.option("--name", help="For status and logs.  [default: HOST:PID]")
+@click.option(
+    "--drain",
+    "worker_drain",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 1e9),
+    default=5.0,
+    show_default=True,
+    help="How long a line that is being worked on may go on after a signal.",
+)
+@click.option("--quiet", is_flag=True, help="No summary: only what is wrong.")
+def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
+    """Work on the lines of the server at ADDRESS, until the job is complete.
+
+    ADDRESS: host:port, tcp://…, unix:PATH or @FILE; TRIOLINE_ADDRESS where it is left out.
+
+    MODULE:FUNCTION is called with an Item (id, data, line, raw, attempt) and returns the result.
+    It may be async; if not, it is called in threads. An exception is a failed attempt, no more.
+
+    Exit codes: 0 the job is complete, 4 ended by a signal, 2 usage, 1 anything else.
+    """
+    logs.set_up("text", quiet=options["quiet"])
+    address, function_name = _find_targets(targets, options)
+    work = Work.from_options(address, function_name, options)
+    if options["processes"] > 1:
+        return trio.run(_run_processes, work, options["processes"])
+    work.load()
+    return anyio.run(work.run, backend="trio")
+
+
+def _find_targets(targets: tuple[str, ...], options: dict[str, Any]) -> tuple[str, str | None]:
+    has_command = options["exec_command"] or options["each_command"]
+    wanted = 1 if has_command else 2
+    if len(targets) == wanted - 1 and ADDRESS_ENVIRONMENT in os.environ:
+        targets = (os.environ[ADDRESS_ENVIRONMENT], *targets)
+    if len(targets) != wanted:
+        raise UsageError(
+            f"{len(targets)} arguments given: write trioline work ADDRESS MODULE:FUNCTION, or "
+            "trioline work ADDRESS --exec CMD (or --each CMD)."
+        )
+    Address.parse(targets[0])
+    return targets[0], None if has_command else targets[1]
+
+
+@attrs.frozen(kw_only=True)
+class Work:
+    """One worker process: what it runs and how."""
+
+    address: str
+    function_name: str | None
+    exec_command: str | None
+    each_command: str | None
+    concurrency: int
+    batch: int | None
+    many: bool
+    text: bool
+    name: str | None
+    token_file: Path | None
+    give_up_seconds: float
+    drain_seconds: float
+    quiet: bool
+
+    @classmethod
+    def from_options(cls, address: str, function_name: str | None, options: dict[str, Any]) -> Work:
+        """Check the options of ``work_options``.
+
+        Raises:
+            UsageError: They do not go together.
+        """
+        if options["exec_command"] and options["each_command"]:
+            raise UsageError("--exec and --each do not go together: one command answers the lines.")
+        if options["many"] and function_name is None:
+            raise UsageError("--many goes with MODULE:FUNCTION, not with a command.")
+        read_token(options["token_file"])
+        return cls(
+            address=address,
+            function_name=function_name,
+            exec_command=options["exec_command"],
+            each_command=options["each_command"],
+            concurrency=options["concurrency"],
+            batch=options["batch"],
+            many=options["many"],
+            text=options["text"],
+            name=options["name"],
+            token_file=options["token_file"],
+            give_up_seconds=options["give_up"],
+            drain_seconds=options["worker_drain"],
+            quiet=options["quiet"],
+        )
+
+    def load(self) -> None:
+        """Import the user's function before anything is leased for it.
+
+        Raises:
+            UsageError: It cannot be.
+        """
+        if self.function_name is not None:
+            load_function(self.function_name)
+
+    def arguments(self) -> list[str]:
+        """The command line of one more process that does the same."""
+        pairs = {
+            "--exec": self.exec_command,
+            "--each": self.each_command,
+            "--concurrency": self.concurrency,
+            "--batch": self.batch,
+            "--token-file": self.token_file,
+            "--give-up": self.give_up_seconds,
+            "--drain": self.drain_seconds,
+        }
+        given = [f"{option}={value}" for option, value in pairs.items() if value is not None]
+        flags = {"--many": self.many, "--text": self.text, "--quiet": self.quiet}
+        given += [flag for flag, is_set in flags.items() if is_set]
+        return given if self.function_name is None else [self.function_name, *given]
+
+    async def run(self) -> int:
+        """Work until the job is complete or a signal comes; returns the exit code."""
+        async with self._function() as (function, many), anyio.create_task_group() as tasks:
+            stop = anyio.Event()
+            tasks.start_soon(_stop_at_signal, stop)
+            summary = await run_worker(
+                function,
+                self.address,
+                concurrency=self.concurrency,
+                batch=self.batch,
+                many=many,
+                text=self.text,
+                name=self.name,
+                token=read_token(self.token_file),
+                stop=stop,
+                drain_seconds=self.drain_seconds,
+                reconnect_seconds=self.give_up_seconds,
+            )
+            tasks.cancel_scope.cancel()
+        if not self.quiet:
+            _say_summary(summary)
+        return EXIT_DONE if summary.complete else EXIT_STOPPED
+
+    @asynccontextmanager
+    async def _function(self) -> AsyncIterator[tuple[Callable[..., Any], bool]]:
+        if self.exec_command is not None:
+            async with exec_function(self.exec_command) as answer_many:
+                yield answer_many, True
+        elif self.each_command is not None:
+            async with each_function(self.each_command) as answer:
+                yield answer, False
+        else:
+            assert self.function_name is not None
+            yield load_function(self.function_name), self.many
+
+
+async def _stop_at_signal(stop: anyio.Event) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            if stop.is_set():
+                os._exit(EXIT_STOPPED)  # the server takes the leases back by itself
+            stop.set()
+
+
+async def _run_processes(work: Work, count: int) -> int:
+    name = work.name or f"{socket.gethostname()}:{os.getpid()}"
+    commands = [
+        worker_command(work.address, work.arguments(), f"{name}-{number}")
+        for number in range(1, count + 1)
+    ]
+    return await run_until_signal(commands, work.drain_seconds)
+
+
+def _say_summary(summary: WorkerSummary) -> None:
+    failed = f", {summary.failed:,} attempts failed" if summary.failed else ""
+    end = "the job is complete" if summary.complete else "stopped before the end of the job"
+    print(
+        f"trioline: {summary.done:,} lines done{failed} in {duration(summary.seconds)}; {end}.",
+        file=sys.stderr,
+        flush=True,
+    )
