@@ -1,1 +1,1 @@
-"""Its being here puts this folder on the import path: helper modules are imported by their names."""
+"""Its being here puts this folder on the import path: helpers are imported by their names."""

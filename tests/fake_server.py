@@ -1,7 +1,7 @@
 """A small scripted server for tests of the client: real sockets, a thread a connection.
 
 It leases the lines of a list and keeps everything in memory. A test can look at all that came
-in, hold replies back, drop connections at a chosen request, refuse, or answer with bytes of its own.
+in, hold replies back, drop connections at a chosen request, refuse, or answer with its own bytes.
 It runs in threads, so that it serves clients of every kind: trio, asyncio, blocking.
 """
 
@@ -48,6 +48,9 @@ from trioline.wire.messages import (
 
 DEADLINE_SECONDS = 10.0
 """For anything a test waits for: never reached unless something is wrong."""
+
+FINAL = " (final)"
+"""Behind the text of a failure that is not to be tried again."""
 
 
 @attrs.frozen
@@ -194,7 +197,7 @@ class FakeServer:
             peer.serve()
         self._sockets.discard(sock)
 
-    # --- what requests do ---------------------------------------------------------------------------
+    # --- what requests do -------------------------------------------------------------------------
 
     def free(self) -> list[int]:
         return [
@@ -256,7 +259,7 @@ class FakeServer:
                 self.settled.add(number)
                 accepted += 1
             else:
-                self._fail(number, str(outcome))
+                self._fail(number, str(outcome), retry=not str(outcome).endswith(FINAL))
                 failed += 1
         return DoneReply(accepted=accepted, duplicate=duplicate, failed=failed)
 
@@ -419,7 +422,7 @@ def _rows(request: Done) -> list[tuple[int, Outcome | str]]:
     rows: list[tuple[int, Outcome | str]] = []
     for row in request.results:
         if isinstance(row.error, str):
-            rows.append((row.id, row.error if row.retry else f"{row.error} (final)"))
+            rows.append((row.id, row.error if row.retry else row.error + FINAL))
         elif isinstance(row.line, str):
             rows.append((row.id, row.line.encode()))
         else:

@@ -108,8 +108,8 @@ class CrashFiles:
     # --- system calls -----------------------------------------------------------------------
 
     def open(self, path: Path, flags: int) -> int:
-        self._call("open", path)
         folder = self._folder(path)
+        self._call("open" if path.name in folder.names else "create", path)
         inode = folder.names.get(path.name)
         if inode is None:
             if not flags & os.O_CREAT:
@@ -291,8 +291,8 @@ def _survivor(inode: _Inode, rng: random.Random) -> bytearray:
 def _sector_cut(offset: int, length: int, rng: random.Random) -> int:
     """A length, up to ``length``, that ends at a sector's border or at the end."""
     first = -offset % SECTOR_BYTES
-    cuts = [0, *range(first, length, SECTOR_BYTES), length]
-    return rng.choice(cuts)
+    cuts: list[int] = [0, *range(first, length, SECTOR_BYTES), length]
+    return cuts[rng.randrange(len(cuts))]
 
 
 def settings_for(

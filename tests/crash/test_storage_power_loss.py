@@ -6,15 +6,18 @@ is what was acknowledged, each line once.
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from storage_helpers import Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync
+from trioline.errors import DiskFull
 from trioline.storage import Entry, Job, Rejection, Results, encode_record
 
 FOLDER = Path("/d")
@@ -32,6 +35,8 @@ class Trial:
         self.files.put(self.settings.input, input_of(self.line_count))
         if self.rng.random() < 0.3:
             self.files.short_writes = self.rng
+        if self.rng.random() < 0.3:
+            self.files.fail = self.full_at_times
         self.segment_bytes = self.rng.choice((64, 300, 1 << 20))
         self.epoch = 0
         self.acknowledged: dict[int, bytes] = {}
@@ -44,14 +49,17 @@ class Trial:
     def run(self) -> None:
         for self.epoch in range(MAX_EPOCHS):
             self.files.call_count = 0
-            if self.epoch < MAX_EPOCHS - 1:
+            if self.epoch == MAX_EPOCHS - 1:
+                self.files.fail = lambda *_: None
+            else:
                 self.files.crash_at = self.rng.randrange(1, self.rng.choice((12, 40, 150)))
                 self.files.crash_after = self.rng.random() < 0.5
             try:
                 self.work()
-            except Crash:
+            except (Crash, DiskFull):
                 self.crash()
         self.files.kill()
+        self.files.fail = lambda *_: None
         self.check_end()
 
     def crash(self) -> None:
@@ -76,7 +84,8 @@ class Trial:
                 self.sync(job)
             self.check_output(job)
         assert job.written_count == self.line_count
-        job.finish(job.source.offset_of(self.line_count))
+        while self.is_full(lambda: job.finish(job.source.offset_of(self.line_count))):
+            pass
         self.safe = dict(self.acknowledged)
         job.close()
 
@@ -84,14 +93,28 @@ class Trial:
         answers = {line: self.answer(line) for line in lines}
         for line, answer in answers.items():
             self.offered[line].add(answer)
-        job.commit([self.entry(line, answer) for line, answer in answers.items()])
+        entries = [self.entry(line, answer) for line, answer in answers.items()]
+        while self.is_full(lambda: job.commit(entries)):
+            self.check_output(job)
         self.acknowledged |= answers
         if self.settings.fsync is Fsync.ALWAYS:
             self.safe |= answers
 
     def sync(self, job: Job) -> None:
-        job.sync(job.source.offset_of(job.written_count))
+        while self.is_full(lambda: job.sync(job.source.offset_of(job.written_count))):
+            pass
         self.safe = dict(self.acknowledged)
+
+    def is_full(self, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except DiskFull:
+            return True
+        return False
+
+    def full_at_times(self, call: str, _path: Path, _count: int) -> int | None:
+        takes_room = call in ("pwrite", "create")
+        return errno.ENOSPC if takes_room and self.rng.random() < 0.1 else None
 
     def answer(self, line: int) -> bytes:
         """Another one in each epoch, so that a line computed again is noticed."""

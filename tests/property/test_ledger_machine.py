@@ -15,10 +15,12 @@ from hypothesis.stateful import (
     rule,
 )
 
+import trioline.ledger
 from trioline.config import LeaseSettings
 from trioline.ledger import (
     ALONE_AFTER_LOSSES,
     FRESH,
+    MIN_TRIM,
     HolderId,
     Lease,
     Ledger,
@@ -87,6 +89,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.given_out_before = 0
         self.frontier = 0
         self.last_number = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        trioline.ledger.MIN_TRIM = 2  # so that the owner table moves within so few lines
+
+    def teardown(self) -> None:
+        """Leave the module as it was."""
+        trioline.ledger.MIN_TRIM = MIN_TRIM
 
     # --- the model -------------------------------------------------------------------------------
 

@@ -126,7 +126,9 @@ STREAMS = st.lists(
 def test_a_stream_comes_out_as_it_went_in_however_it_is_cut(
     parts: list[tuple[int, bytes | list[bytes], object]], places: list[int], each: bool
 ) -> None:
-    stream, expected, asks = b"", [], []
+    stream = b""
+    expected: list[bytes] = []
+    asks: list[tuple[int, int | None]] = []
     for count, content, extra in parts:
         if isinstance(content, bytes):
             assert isinstance(extra, bytes)
@@ -139,7 +141,8 @@ def test_a_stream_comes_out_as_it_went_in_however_it_is_cut(
         expected.append(block)
         hints = {"none": None, "right": len(block), "wrong": len(block) + 3}
         asks.append((count, hints[str(extra)]))
-    framer, found = Framer(), []
+    framer = Framer()
+    found: list[bytes] = []
     for piece in cut(stream, list(range(len(stream))) if each else places):
         framer.feed(piece)
         while len(found) < len(asks):

@@ -165,13 +165,17 @@ def foreign_private_names(source: str, module: str, own: set[str]) -> list[str]:
 
 
 def undocumented(source: str, module: str) -> list[str]:
-    """List the public names of a module that have no docstring, and the module itself."""
+    """List the public names of a module that have no docstring, and the module itself.
+
+    A method has the docstring of the one it overrides, where that stands in the same module.
+    """
     tree = ast.parse(source)
     missing = [] if ast.get_docstring(tree) else [module]
-    return missing + list(_undocumented(tree, module))
+    return missing + list(_undocumented(tree, module, tree))
 
 
-def _undocumented(node: ast.Module | ast.ClassDef, path: str) -> Iterator[str]:
+def _undocumented(node: ast.Module | ast.ClassDef, path: str, tree: ast.Module) -> Iterator[str]:
+    inherited = _documented_by_bases(node, tree) if isinstance(node, ast.ClassDef) else set()
     for child in node.body:
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
@@ -181,10 +185,21 @@ def _undocumented(node: ast.Module | ast.ClassDef, path: str) -> Iterator[str]:
         ):
             continue
         name = f"{path}.{child.name}"
-        if not ast.get_docstring(child):
+        if not ast.get_docstring(child) and child.name not in inherited:
             yield name
         if isinstance(child, ast.ClassDef):
-            yield from _undocumented(child, name)
+            yield from _undocumented(child, name, tree)
+
+
+def _documented_by_bases(node: ast.ClassDef, tree: ast.Module) -> set[str]:
+    names = {ast.unparse(base).split("[")[0] for base in node.bases}
+    return {
+        child.name
+        for base in tree.body
+        if isinstance(base, ast.ClassDef) and base.name in names
+        for child in base.body
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(child)
+    }
 
 
 def private_names_of(part: str) -> set[str]:
@@ -309,3 +324,7 @@ def test_a_missing_docstring_is_seen() -> None:
     source = "class A:\n    def f(self): ...\n    def _g(self): ...\nasync def h(): ..."
     assert undocumented(source, "m") == ["m", "m.A", "m.A.f", "m.h"]
     assert undocumented('"""M."""\ndef f():\n    """F."""', "m") == []
+    documented = '"""M."""\nclass A:\n    """A."""\n    def f(self):\n        """F."""\n'
+    heir = 'class B{}:\n    """B."""\n    def f(self): ...\n    def g(self): ...'
+    assert undocumented(documented + heir.format("(A)"), "m") == ["m.B.g"]
+    assert undocumented(documented + heir.format(""), "m") == ["m.B.f", "m.B.g"]

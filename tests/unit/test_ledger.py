@@ -127,9 +127,9 @@ def test_nothing_is_offered_while_paused() -> None:
 
 def test_an_empty_input_is_settled_at_once() -> None:
     ledger = make()
-    assert not ledger.is_settled, "the end was not seen yet"
+    was_settled = ledger.is_settled
     ledger.end_at(0)
-    assert ledger.is_settled
+    assert (was_settled, ledger.is_settled) == (False, True), "once the end was seen"
     assert ledger.offer(0, 1) is None
 
 
@@ -139,6 +139,7 @@ def test_an_unreadable_line_is_rejected_and_the_next_is_offered() -> None:
     rejected = ledger.reject_unreadable(1, "70 MB long")
     assert rejected.lines == range(1, 2)
     assert rejected.history.errors == ("70 MB long",)
+    assert (ledger.frontier, ledger.queued_count) == (2, 0)
     assert take(ledger, ANNA).lines == range(2, 3)
     assert ledger.ahead_count == 1
     ledger.settle(ANNA, range(1))
@@ -219,12 +220,11 @@ def test_a_late_result_of_a_delayed_line_wins_too() -> None:
 def test_a_lease_splits_when_its_lines_are_settled_one_by_one() -> None:
     ledger = make()
     lease = take(ledger, ANNA, 6)
-    ledger.settle(ANNA, range(1))
-    assert lease.lines == range(1, 6)
-    ledger.settle(ANNA, range(5, 6))
-    assert lease.lines == range(1, 5)
-    ledger.settle(ANNA, range(2, 3))
-    assert lease.lines == {1, 3, 4}
+    kept: list[range | set[int]] = []
+    for line in (0, 5, 2):
+        ledger.settle(ANNA, range(line, line + 1))
+        kept.append(lease.lines)
+    assert kept == [range(1, 6), range(1, 5), {1, 3, 4}], "a range while it can be one"
     assert ledger.holds(ANNA) == ledger.leased_count == 3
     assert lines_of(ledger, 0, 1, 2, 3, 4, 5) == [None, ANNA, None, ANNA, ANNA, None]
     ledger.settle(ANNA, range(6))
@@ -768,6 +768,19 @@ def test_a_million_lines_ahead_cost_nine_bytes_each() -> None:
         ledger.settle(ANNA, range(first, first + 10_000))
     assert ledger.ahead_count == 1_000_000
     assert table_bytes(ledger) < 10.5 * 1_000_000, "nine, and what growing tables keep in reserve"
+
+
+def test_leases_are_found_after_the_owner_table_moved() -> None:
+    ledger = make()
+    leases = [take(ledger, ANNA, 10_000) for _ in range(MIN_TRIM // 10_000 + 4)]
+    for lease in leases[:-2]:
+        ledger.settle(ANNA, range(lease.lines[0], lease.lines[0] + 10_000))  # type: ignore[index]
+    assert ledger.base > MIN_TRIM
+    edges = [(line, leases[at]) for at in (-2, -1) for line in leases[at].lines]
+    assert len(edges) == 20_000
+    for line, lease in edges[::9_999]:
+        assert ledger.lease_of(line) is lease
+    assert table_bytes(ledger) < 10 * 20_100
 
 
 def test_memory_follows_the_window_and_not_the_input() -> None:

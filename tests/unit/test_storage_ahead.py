@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def check(index: AheadIndex, model: dict[int, tuple[int, bool]]) -> None:
 
 
 def pairs(parts: list[range]) -> list[tuple[range, range]]:
-    return list(zip(parts, parts[1:], strict=False))
+    return list(itertools.pairwise(parts))
 
 
 @pytest.mark.slow

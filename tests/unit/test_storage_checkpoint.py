@@ -89,7 +89,7 @@ def test_the_other_slot_counts_when_one_is_torn(path: Path, slot: int, left: int
 def test_no_valid_slot_stops(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(
-        StorageError, match="neither of its two slots.*Nothing was touched.*--fresh"
+        StorageError, match=r"neither of its two slots.*Nothing was touched.*--fresh"
     ):
         read(path)
     assert path.read_bytes() == data

@@ -159,8 +159,10 @@ def test_segments_go_when_all_in_them_is_durable() -> None:
     for line in (1, 0, 5, 2):
         journal.append([results(line)])
     journal.drop_below(3)
+    assert journal.size_bytes == 2 * len(files.get(segment(4)))
     assert sorted(files.listdir(FOLDER)) == ["journal-00000003", "journal-00000004"]
     journal.drop_all()
+    assert journal.size_bytes == 0
     assert files.listdir(FOLDER) == []
     journal.close()
 

@@ -168,7 +168,9 @@ def test_an_input_that_shrinks_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"zero\none\n")
     source = open_source(path)
     path.write_bytes(b"zero")
-    with pytest.raises(StorageError, match="shorter: it had 9 bytes.*now ends at byte 4") as caught:
+    with pytest.raises(
+        StorageError, match=r"shorter: it had 9 bytes.*now ends at byte 4"
+    ) as caught:
         source.read(0, 1, PLENTY)
     assert caught.value.path == str(path)
     source.close()

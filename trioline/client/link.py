@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from trioline.client.pipeline import Pending, Pipeline, decoder
-from trioline.client.reach import CONNECT_SECONDS, tune
+from trioline.client.reach import CONNECT_SECONDS, reason_of, tune
 from trioline.config import RECEIVE_BYTES, Address
 from trioline.errors import ConnectionLost, RemoteProtocolError
 from trioline.wire.codec import encode_request
@@ -61,7 +61,7 @@ class Link:
         try:
             raw = _connect(address)
         except OSError as error:
-            raise ConnectionLost(f"No connection to {address}: {error}.") from error
+            raise ConnectionLost(f"No connection to {address}: {reason_of(error)}.") from error
         link = cls(raw, address)
         try:
             link.hello = link.ask(hello, decoder(HelloReply))
@@ -127,7 +127,7 @@ class Link:
         with self._reading:
             while self.end_reason is None:
                 self._receive()
-        self._end(f"The connection to {self.address} was lost: {error}.", error)
+        self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
 
     def _receive(self) -> None:
         try:
@@ -137,7 +137,7 @@ class Link:
             else:
                 self._end(f"The server at {self.address} closed the connection.")
         except OSError as error:
-            self._end(f"The connection to {self.address} was lost: {error}.", error)
+            self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
         except RemoteProtocolError as error:
             self._end(f"{self.address} does not speak the protocol: {error}", error)
 

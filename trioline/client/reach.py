@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -95,6 +96,15 @@ def tune(raw: socket.socket) -> None:
     ):
         if hasattr(socket, name):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say what the system said, without the wrapping of asyncio and anyio."""
+    cause = error.__cause__
+    system = cause if isinstance(cause, OSError) else error
+    if isinstance(system, OSError) and system.errno in errno.errorcode:
+        return os.strerror(system.errno)
+    return str(system) or type(system).__name__
 
 
 def is_final(refusal: RequestRefused) -> bool:

@@ -16,7 +16,7 @@ import anyio.abc
 from trioline.client.item import encode_result, failure_of
 from trioline.client.outbox import result_row
 from trioline.client.pipeline import Answer, Pending, Pipeline, decode_get, decoder
-from trioline.client.reach import CONNECT_SECONDS, address_text, find_token, parse_address, tune
+from trioline.client.reach import CONNECT_SECONDS, address_text, find_token, parse_address, reason_of, tune
 from trioline.config import RECEIVE_BYTES, Address
 from trioline.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError
 from trioline.snapshot import Snapshot
@@ -121,15 +121,9 @@ async def _open_stream(address: Address) -> anyio.abc.ByteStream:
             f"No connection to {address}: no answer for {CONNECT_SECONDS:g} seconds."
         ) from error
     except OSError as error:
-        raise ConnectionLost(f"No connection to {address}: {_reason(error)}.") from error
+        raise ConnectionLost(f"No connection to {address}: {reason_of(error)}.") from error
     tune(stream.extra(anyio.abc.SocketAttribute.raw_socket))
     return stream
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__  # anyio wraps what the system said
-    text = str(cause if isinstance(cause, OSError) else error)
-    return text or type(error).__name__
 
 
 class Session:
@@ -402,7 +396,7 @@ class Session:
     async def _stream_ended(self, error: BaseException) -> None:
         with anyio.move_on_after(CONNECT_SECONDS):
             await self._ended.wait()
-        self._end(f"The connection to {self.address} was lost: {_reason(error)}.", error)
+        self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
 
     async def _greet(self, hello: Hello) -> None:
         try:
@@ -422,7 +416,7 @@ class Session:
         except anyio.EndOfStream:
             self._end(f"The server at {self.address} closed the connection.")
         except BROKEN_STREAM as error:
-            self._end(f"The connection to {self.address} was lost: {_reason(error)}.", error)
+            self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
         except RemoteProtocolError as error:
             self._end(f"{self.address} does not speak the protocol: {error}", error)
         finally:

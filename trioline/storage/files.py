@@ -93,48 +93,63 @@ class OsFiles:
     """``Files`` by the operating system."""
 
     def open(self, path: Path, flags: int) -> int:
+        """Open by open(2)."""
         return os.open(path, flags, 0o666)
 
     def close(self, fd: int) -> None:
+        """Close by close(2)."""
         os.close(fd)
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
+        """Read by pread(2)."""
         return os.pread(fd, count, offset)
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        """Write by pwrite(2)."""
         return os.pwrite(fd, data, offset)
 
     def truncate(self, fd: int, length: int) -> None:
+        """Cut by ftruncate(2)."""
         os.ftruncate(fd, length)
 
     def sync(self, fd: int) -> None:
+        """Sync by fdatasync(2)."""
         os.fdatasync(fd)
 
     def lock(self, fd: int) -> None:
+        """Lock by flock(2), without waiting."""
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def fstat(self, fd: int) -> Stat:
+        """Describe by fstat(2)."""
         return _stat_from(os.fstat(fd))
 
     def stat(self, path: Path) -> Stat:
+        """Describe by stat(2)."""
         return _stat_from(os.stat(path))
 
     def is_writable(self, path: Path) -> bool:
+        """Ask access(2)."""
         return os.access(path, os.W_OK)
 
     def rename(self, old: Path, new: Path) -> None:
+        """Rename by rename(2)."""
         os.rename(old, new)
 
     def unlink(self, path: Path) -> None:
+        """Remove by unlink(2)."""
         os.unlink(path)
 
     def mkdir(self, path: Path) -> None:
+        """Make by mkdir(2)."""
         os.mkdir(path)
 
     def listdir(self, path: Path) -> list[str]:
+        """Name by readdir(3)."""
         return os.listdir(path)
 
     def sync_folder(self, path: Path) -> None:
+        """Sync by fsync(2) of the folder."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)

@@ -24,7 +24,14 @@ from trioline.storage.files import Disk, Files, OsFiles
 from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.lock import Lock
 from trioline.storage.merge import Merge
-from trioline.storage.opening import LOCK_NAME, check_paths, check_unclaimed, create, discard
+from trioline.storage.opening import (
+    LOCK_NAME,
+    check_discard,
+    check_paths,
+    check_unclaimed,
+    create,
+    discard,
+)
 from trioline.storage.recovery import State, next_checkpoint, recover
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
@@ -63,6 +70,7 @@ class Job:
         self._merge = Merge(state.answers, state.journal, state.ahead)
         self._synced_bytes = self._grown_bytes()
         self._failure: StorageError | None = None
+        self._publish()
 
     @classmethod
     def open(
@@ -94,6 +102,7 @@ class Job:
             opened.callback(lock.close)
             found = read_run(disk, settings.state)
             if found is not None and settings.fresh:
+                check_discard(disk, settings, found)
                 discard(disk, settings, found)
                 found = None
             if found is None:
@@ -107,41 +116,6 @@ class Job:
         return cls(settings, run, state, lock, is_resumed=found is not None)
 
     # --- what there is ----------------------------------------------------------------------
-
-    @property
-    def written_count(self) -> int:
-        """Lines whose results are in the output, in order."""
-        return self._answers.written_count
-
-    @property
-    def rejected_count(self) -> int:
-        """Rejected lines among the written ones."""
-        return self._answers.rejected_count
-
-    @property
-    def ahead_count(self) -> int:
-        """Lines that are settled before their turn."""
-        return len(self._ahead)
-
-    @property
-    def rejected_ahead_count(self) -> int:
-        """Rejected lines among those ahead of their turn."""
-        return self._ahead.rejected_count
-
-    @property
-    def output_bytes(self) -> int:
-        """How long the output is."""
-        return self._answers.output.length
-
-    @property
-    def journal_bytes(self) -> int:
-        """What the journal takes on the disk."""
-        return self._journal.size_bytes
-
-    @property
-    def unsynced_bytes(self) -> int:
-        """What was written since the last durable point."""
-        return self._grown_bytes() - self._synced_bytes
 
     @property
     def is_finished(self) -> bool:
@@ -177,7 +151,8 @@ class Job:
                 for frame in frames:
                     self._ahead.remove(frame.first, frame.count)
                 raise
-            self._ahead.advance(written, self.written_count)
+            self._ahead.advance(written, self._answers.written_count)
+        self._publish()
 
     def sync(self, input_offset: int) -> None:
         """Make a durable point: all that was committed survives power loss.
@@ -192,6 +167,7 @@ class Job:
         with self._final_errors():
             self._make_durable(input_offset, finished=False)
             self._journal.drop_below(self.written_count)
+        self._publish()
 
     def finish(self, input_offset: int) -> None:
         """Make the last durable point, when all lines are written, and drop the journal.
@@ -204,6 +180,7 @@ class Job:
         with self._final_errors():
             self._make_durable(input_offset, finished=True)
             self._journal.drop_all()
+        self._publish()
 
     def close(self) -> None:
         """Close all files and let go of the lock. Syncs nothing; idempotent."""
@@ -218,6 +195,27 @@ class Job:
                 closing.callback(close)
 
     # --- steps ------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Show how things stand, after a call and never in its midst.
+
+        Another thread may read these while a commit is under way that is then taken back.
+        """
+        answers, journal = self._answers, self._journal
+        self.written_count = answers.written_count
+        """Lines whose results are in the output, in order."""
+        self.rejected_count = answers.rejected_count
+        """Rejected lines among the written ones."""
+        self.ahead_count = len(self._ahead)
+        """Lines that are settled before their turn."""
+        self.rejected_ahead_count = self._ahead.rejected_count
+        """Rejected lines among those ahead of their turn."""
+        self.output_bytes = answers.output.length
+        """How long the output is."""
+        self.journal_bytes = journal.size_bytes
+        """What the journal takes on the disk."""
+        self.unsynced_bytes = self._grown_bytes() - self._synced_bytes
+        """What was written since the last durable point."""
 
     def _place(self, frames: list[Frame]) -> None:
         """Put frames into journal and output, in the order that the policy's promise needs."""

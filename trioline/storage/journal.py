@@ -66,6 +66,8 @@ class Journal:
             number: Segment(disk, folder, number, seed_of(run_id, number))
             for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
         }
+        self._rested_bytes = sum(segment.length for segment in self._segments.values())
+        self._rested_bytes -= self.newest_bytes
         self._reading: deque[Segment] = deque()
         self._is_folder_synced = True
         self.appended_bytes = 0
@@ -74,7 +76,7 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """What the segments take on the disk."""
-        return sum(segment.length for segment in self._segments.values())
+        return self._rested_bytes + self.newest_bytes
 
     @property
     def newest(self) -> int:
@@ -142,6 +144,7 @@ class Journal:
             # So that a crash can never leave a bad frame in a segment that has a successor.
             self._segments[newest].sync()
             self._segments[newest].close()
+            self._rested_bytes += self.newest_bytes
         number = newest + 1
         segment = Segment(
             self._disk, self._folder, number, seed_of(self._run_id, number), is_new=True
@@ -239,6 +242,8 @@ class Journal:
     def _remove(self, segment: Segment) -> None:
         segment.close()
         self._disk.unlink(segment.path)
+        if segment.number != self.newest:
+            self._rested_bytes -= segment.length
         del self._segments[segment.number]
 
     def close(self) -> None:

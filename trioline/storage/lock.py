@@ -31,15 +31,18 @@ class Owner:
     host: str
     boot: str
     """The host's boot id; empty where it has none."""
+    pid_space: str
+    """The pid namespace: pids of another container mean nothing here."""
     pid: int
 
     @classmethod
     def me(cls) -> Owner:
         """This process."""
-        boot = ""
+        boot = space = ""
         with contextlib.suppress(OSError):
             boot = _BOOT_ID.read_text(encoding="ascii").strip()
-        return cls(host=socket.gethostname(), boot=boot, pid=os.getpid())
+            space = os.readlink("/proc/self/ns/pid")
+        return cls(host=socket.gethostname(), boot=boot, pid_space=space, pid=os.getpid())
 
     def is_surely_gone(self) -> bool:
         """Whether it ran on this host and does no longer. Of another host nothing is known."""
@@ -48,13 +51,17 @@ class Owner:
             return False
         if self.boot != me.boot:
             return True
+        if self.pid_space != me.pid_space:
+            return False
+        if self.pid == me.pid:
+            return True  # its number came to us
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             return False
-        return self.pid == me.pid
+        return False
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -121,8 +128,12 @@ class Lock:
                 raise _locked(path, None, remove=True) from error
             raise
         with file:
-            file.write(msgspec.json.encode(Owner.me()), 0)
-            file.sync()
+            try:
+                file.write(msgspec.json.encode(Owner.me()), 0)
+                file.sync()
+            except BaseException:
+                self._disk.unlink(path)
+                raise
 
     def close(self) -> None:
         """Let go of the lock; idempotent."""

@@ -109,6 +109,28 @@ def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
         )
 
 
+def check_discard(disk: Disk, settings: JobSettings, run: Run) -> None:
+    """Before a job is discarded for another one: hold what would go against what the other needs.
+
+    Raises:
+        UsageError: The input is a file of the old job, or the new rejected file is somebody else's.
+            Nothing was touched.
+    """
+    old, new = run.rejected_path(settings.output), settings.rejected
+    given, claimed, wanted = disk.stat(settings.input), disk.stat(old), disk.stat(new)
+    if claimed is not None and given is not None and claimed.is_same(given):
+        raise UsageError(
+            f"The input {settings.input} holds the rejected lines of the job that --fresh would"
+            " throw away: copy it, or choose another output. Nothing was touched."
+        )
+    is_ours = wanted is None or (claimed is not None and wanted.is_same(claimed))
+    if wanted is not None and wanted.size and not is_ours:
+        raise UsageError(
+            f"{new} exists and is not this job's: move it away or choose another. Nothing was"
+            " touched."
+        )
+
+
 def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
     """Make a job: everything is on the disk before ``run.json`` says that there is one.
 

@@ -109,19 +109,16 @@ def next_checkpoint(
 
 
 def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:
-    output = _open_growing(disk, settings.output, last.output_bytes)
-    try:
-        output.check_begin(last.tail_bytes, last.tail_crc)
+    with contextlib.ExitStack() as opened:
+        output = _open_growing(disk, settings.output, last.output_bytes)
+        opened.callback(output.close)
         rejected = _open_growing(disk, settings.rejected, last.rejected_bytes)
-    except BaseException:
-        output.close()
-        raise
-    try:
+        opened.callback(rejected.close)
+        for file in (output, rejected):
+            file.sync(force=True)
+        output.check_begin(last.tail_bytes, last.tail_crc)
         rejected.check_begin()
-    except BaseException:
-        output.close()
-        rejected.close()
-        raise
+        opened.pop_all()
     return Answers(
         output,
         rejected,
@@ -134,13 +131,11 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
 def _open_growing(disk: Disk, path: Path, length: int) -> GrowingFile:
     if disk.stat(path) is None:
         raise StorageError(
-            f"{path} is missing, but its job is not over or had {length} bytes in it. Put it back,"
-            " or begin anew with --fresh.",
+            f"{path} is missing, but a job had {length} safe bytes in it. Put it back, or begin"
+            " anew with --fresh, which throws the old answers away.",
             path,
         )
-    file = GrowingFile(disk, path, length)
-    file.sync(force=True)
-    return file
+    return GrowingFile(disk, path, length)
 
 
 def _open_source(disk: Disk, settings: JobSettings, line: int, offset: int) -> Source:

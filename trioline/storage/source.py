@@ -87,7 +87,11 @@ class Source:
         self._index = LineIndex(first, offset)
         self._forward = _Block(first=first, count=0, lines=[], end_offset=offset)
         self._aside = self._forward
-        self._check_begin(offset)
+        try:
+            self._check_begin(offset)
+        except StorageError:
+            self.close()
+            raise
 
     @property
     def known_count(self) -> int:
@@ -262,7 +266,6 @@ class Source:
         if offset > self.size_bytes or (
             0 < offset < self.size_bytes and self._read(offset - 1, 1) != b"\n"
         ):
-            self.close()
             raise self._changed(offset)
 
     def _changed(self, offset: int) -> StorageError:

@@ -1,0 +1,645 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from backends import both_backends, run
+from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
+from trioline.client.item import GiveBack, Item, Raw, Reject
+from trioline.client.worker import WorkerSummary, run_worker
+from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
+from trioline.wire.codec import encode_reply
+from trioline.wire.messages import Extend, Get, Refusal, Release, Retry
+
+
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+async def square(item: Item) -> Any:  # noqa: ANN401 - whatever the line holds
+    return item.data**2
+
+
+def square_in_thread(item: Item) -> Any:  # noqa: ANN401
+    return item.data**2
+
+
+async def square_many(items: list[Item]) -> list[int]:
+    return [item.data**2 for item in items]
+
+
+def square_many_in_thread(items: list[Item]) -> list[int]:
+    return [item.data**2 for item in items]
+
+
+def all_squares(server: FakeServer) -> bool:
+    return server.results == {n: [b"%d" % n**2] for n in range(len(server.lines))}
+
+
+async def wait_for(server: FakeServer, condition: Any) -> None:  # noqa: ANN401
+    await anyio.to_thread.run_sync(server.wait_for, condition)
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("concurrency", [1, 5])
+@pytest.mark.parametrize(
+    ("function", "many"),
+    [
+        (square, False),
+        (square_in_thread, False),
+        (square_many, True),
+        (square_many_in_thread, True),
+    ],
+)
+def test_every_kind_of_function_does_the_job(
+    backend: str,
+    function: Any,
+    many: bool,
+    concurrency: int,  # noqa: ANN401
+) -> None:
+    async def main() -> WorkerSummary:
+        return await run_worker(function, server.address, many=many, concurrency=concurrency)
+
+    with FakeServer(numbers(500)) as server:
+        summary = run(backend, main)
+        assert all_squares(server)
+        assert (summary.complete, summary.done, summary.failed) == (True, 500, 0)
+        assert server.holder == {}
+
+
+@both_backends
+@pytest.mark.parametrize("threads", [False, True])
+def test_an_exception_is_a_failed_attempt_and_nothing_more(backend: str, threads: bool) -> None:
+    def answer(item: Item) -> Any:  # noqa: ANN401
+        match item.id:
+            case 1:
+                raise KeyError("prompt")
+            case 2:
+                raise Reject("too long")
+            case 3:
+                return float("nan")
+            case 4 if item.attempt < 3:
+                raise RuntimeError(f"attempt {item.attempt}")
+        return "fine"
+
+    async def answer_async(item: Item) -> Any:  # noqa: ANN401
+        return answer(item)
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer if threads else answer_async, server.address)
+
+    with FakeServer(numbers(6)) as server:
+        summary = run(backend, main)
+        nan = "The result cannot be written: ValueError: the result holds nan, which JSON lacks"
+        assert server.results == {
+            0: [b'"fine"'],
+            1: ["KeyError: 'prompt'"] * 3,
+            2: ["Reject: too long" + FINAL],
+            3: [nan] * 3,
+            4: ["RuntimeError: attempt 1", "RuntimeError: attempt 2", b'"fine"'],
+            5: [b'"fine"'],
+        }
+        assert (summary.done, summary.failed) == (3, 9)
+
+
+@both_backends
+def test_many_answers_for_each_line_or_fails_them_all(backend: str) -> None:
+    async def answer(items: list[Item]) -> Any:  # noqa: ANN401
+        if items[0].attempt == 1:
+            return ["too", "many", "results"] + ["x"] * len(items)
+        if items[0].attempt == 2:
+            return "no list"
+        return [ValueError("odd") if item.id % 2 else item.id for item in items]
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, many=True, batch=2)
+
+    with FakeServer(numbers(2)) as server:
+        run(backend, main)
+        assert server.results == {
+            0: [
+                "ValueError: the function returned 5 results for 2 lines",
+                "TypeError: the function returned str, not a list",
+                b"0",
+            ],
+            1: [
+                "ValueError: the function returned 5 results for 2 lines",
+                "TypeError: the function returned str, not a list",
+                "ValueError: odd",
+            ],
+        }
+
+
+def test_a_cancelled_task_of_the_functions_own_is_a_failed_attempt() -> None:
+    async def answer(item: Item) -> None:
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1), max_attempts=1) as server:
+        run("asyncio", main)
+        assert server.results == {0: ["CancelledError"]}
+
+
+@both_backends
+def test_text_results_are_lines_as_they_are(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> str:
+            return f"[{item.line}]"
+
+        return await run_worker(answer, server.address, text=True)
+
+    with FakeServer(numbers(2)) as server:
+        run(backend, main)
+        assert server.results == {0: [b"[0]"], 1: [b"[1]"]}
+
+
+@both_backends
+def test_a_line_given_back_costs_no_attempt(backend: str) -> None:
+    calls = []
+
+    async def answer(item: Item) -> int:
+        calls.append(item.attempt)
+        if len(calls) == 1:
+            raise GiveBack
+        return 1
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        run(backend, main)
+        assert calls == [1, 1]
+        assert server.results == {0: [b"1"]}
+
+
+@both_backends
+def test_a_result_the_server_refuses_is_a_failed_attempt_of_that_line_only(backend: str) -> None:
+    async def answer(item: Item) -> Raw:
+        return Raw(b"{no json" if item.id == 37 else item.raw)
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, batch=100)
+
+    with FakeServer(numbers(100), max_attempts=1) as server:
+        run(backend, main)
+        (text,) = server.results.pop(37)
+        assert str(text).startswith("The server refused the result: Line 37: not JSON.")
+        assert server.results == {n: [b"%d" % n] for n in range(100) if n != 37}
+
+
+@both_backends
+def test_as_many_calls_at_a_time_as_asked_for(backend: str) -> None:
+    most = now = 0
+
+    async def answer(item: Item) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await anyio.wait_all_tasks_blocked()
+        now -= 1
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, concurrency=7)
+
+    with FakeServer(numbers(30)) as server:
+        run(backend, main)
+        assert most == 7
+
+
+@both_backends
+def test_batches_grow_with_quick_lines_and_keep_to_the_servers_limit(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        return await run_worker(square, server.address)
+
+    with FakeServer(numbers(3_000), max_batch=500) as server:
+        run(backend, main)
+        asked = [each.request.max for each in server.log if isinstance(each.request, Get)]
+        assert asked[0] == 1
+        assert max(asked) == 500
+        assert server.count("get") < 60
+        assert server.count("done") < 60
+        assert all_squares(server)
+
+
+@both_backends
+def test_slow_lines_are_not_hoarded(backend: str) -> None:
+    """With a call running and nothing known of its length, only what can be begun is leased."""
+
+    async def main() -> None:
+        release = anyio.Event()
+
+        async def answer(item: Item) -> int:
+            await release.wait()
+            return 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(functools.partial(run_worker, answer, server.address, concurrency=3))
+            await wait_for(server, lambda: len(server.holder) == 3)
+            await anyio.wait_all_tasks_blocked()
+            assert len(server.holder) == 3
+            release.set()
+
+    with FakeServer(numbers(10)) as server:
+        run(backend, main)
+
+
+# --- leases -----------------------------------------------------------------------------------------
+
+
+@both_backends
+def test_leases_are_renewed_while_a_thread_is_busy(backend: str) -> None:
+    def answer(item: Item) -> int:
+        server.wait_for(lambda: server.count("extend") >= 4)
+        return 1
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1), lease_timeout=0.3) as server:
+        began = time.monotonic()
+        summary = run(backend, main)
+        assert time.monotonic() - began > 0.3  # longer than the lease
+        assert summary.done == 1
+        assert all(e.request.lease is None for e in server.log if isinstance(e.request, Extend))
+
+
+@both_backends
+def test_lost_lines_are_not_begun(backend: str) -> None:
+    begun = []
+
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            begun.append(item.id)
+            if item.id == 0:
+                server.lose(2)
+                extended = server.count("extend")
+                await wait_for(server, lambda: server.count("extend") >= extended + 2)
+            if item.id == 4:
+                server.settle([(2, b'"theirs"')])
+            return item.id
+
+        return await run_worker(answer, server.address, batch=5)
+
+    with FakeServer(numbers(5), lease_timeout=0.3) as server:
+        summary = run(backend, main)
+        assert begun == [0, 1, 3, 4]
+        assert server.results[2] == [b'"theirs"']
+        assert (summary.done, summary.duplicate) == (4, 0)
+
+
+@both_backends
+def test_notes_reach_the_server(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            item.note("early")
+            item.note("late")
+            await wait_for(server, lambda: server.count("note") >= 1)
+            return 1
+
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        run(backend, main)
+        (note,) = [each.request for each in server.log if each.op == "note"]
+        assert (note.text, note.id) == ("late", 0)  # type: ignore[union-attr]  # a Note
+
+
+# --- cuts --------------------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("drop", ["done", "done!", "get", "get!", "hello", "hello!"])
+def test_a_lost_connection_costs_nothing(backend: str, drop: str) -> None:
+    async def main() -> WorkerSummary:
+        return await run_worker(square, server.address, batch=10)
+
+    with FakeServer(numbers(100)) as server:
+        server.drop += [drop] * 2
+        summary = run(backend, main)
+        assert all_squares(server)
+        assert summary.done + summary.duplicate == 100
+        assert summary.failed == 0
+        assert server.connections == 3
+        # The session was taken up again, so nothing went to anyone else in between.
+        sessions = [each.request.session for each in server.log if each.op == "hello"]  # type: ignore[union-attr]
+        assert sessions[0] is None
+        assert drop.startswith("hello") or sessions[1] == sessions[2] == "session-1"
+
+
+@both_backends
+def test_an_answer_that_was_lost_makes_a_duplicate(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        return await run_worker(square, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        server.drop += ["done!"]
+        summary = run(backend, main)
+        assert (summary.done, summary.duplicate) == (0, 1)
+        assert server.results == {0: [b"0"]}
+
+
+@both_backends
+def test_work_goes_on_while_the_server_is_away(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            if item.id == 0:
+                server.hang_up(listen=False)
+            if item.id == 9:
+                server.listen()  # only now: the nine before were done without it
+            return item.id**2
+
+        return await run_worker(answer, server.address, batch=10)
+
+    with FakeServer(numbers(10)) as server:
+        summary = run(backend, main)
+        assert all_squares(server)
+        assert summary.done == 10
+
+
+@both_backends
+def test_what_was_not_begun_is_left_to_others_when_the_session_is_unknown(backend: str) -> None:
+    begun = []
+
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            begun.append(item.id)
+            if item.id == 0 and len(begun) == 1:
+                server.known_sessions.clear()  # as after a restart
+                server.holder.clear()
+                server.hang_up()
+                await wait_for(server, lambda: server.count("hello") == 2)
+                await wait_for(
+                    server, lambda: server.count("done") == 1 or server.count("get") == 2
+                )
+            return item.id
+
+        return await run_worker(answer, server.address, batch=3)
+
+    with FakeServer(numbers(3)) as server:
+        summary = run(backend, main)
+        assert summary.done + summary.duplicate >= 3
+        assert sorted(set(begun)) == [0, 1, 2]
+        assert begun.count(1) == begun.count(2) == 1
+
+
+@both_backends
+def test_a_worker_waits_for_its_server_to_start(backend: str) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_worker, square, server.address)
+            await anyio.sleep(0.2)  # refused a few times
+            server.listen()
+
+    with FakeServer(numbers(3)) as server:
+        server.hang_up(listen=False)
+        run(backend, main)
+        assert all_squares(server)
+
+
+@both_backends
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_without_a_server_it_gives_up_in_time(backend: str, seconds: float) -> None:
+    async def main() -> None:
+        with pytest.raises(ConnectionLost, match=f"Gave up after {seconds:g} seconds"):
+            await run_worker(square, address, reconnect_seconds=seconds)
+
+    with FakeServer([]) as server:
+        address = server.address
+    began = time.monotonic()
+    run(backend, main)
+    assert seconds <= time.monotonic() - began < seconds + 5
+
+
+@both_backends
+def test_the_wrong_token_is_final(backend: str) -> None:
+    async def main() -> None:
+        with pytest.raises(RequestRefused) as caught:
+            await run_worker(square, server.address, token="wrong")
+        assert caught.value.code == ErrorCode.AUTH_FAILED
+
+    with FakeServer(numbers(1), token="right") as server:
+        run(backend, main)
+        assert server.connections == 1
+
+
+@both_backends
+def test_a_refusal_for_now_is_tried_again(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        return await run_worker(square, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        server.refuse["hello"].append(Refusal(error=ErrorCode.TOO_MANY, message="full"))
+        assert run(backend, main).done == 1
+
+
+@both_backends
+def test_a_refused_get_ends_it_with_the_servers_words(backend: str) -> None:
+    async def main() -> None:
+        with pytest.raises(RequestRefused, match="no such stage"):
+            await run_worker(square, server.address, stage="what")
+
+    with FakeServer(numbers(1)) as server:
+        server.refuse["get"].append(Refusal(error=ErrorCode.BAD_REQUEST, message="no such stage"))
+        run(backend, main)
+
+
+@both_backends
+def test_a_server_that_says_retry_is_not_hammered(backend: str) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(0.5):
+            await run_worker(square, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        server.answer["get"] = lambda _: encode_reply(Retry(retry_in=0.1))
+        run(backend, main)
+        assert 2 <= server.count("get") <= 6
+
+
+@both_backends
+def test_it_goes_home_although_the_server_does_not_answer_any_more(backend: str) -> None:
+    """The job is complete, so that every result without an answer is a duplicate."""
+
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            server.settle([(0, b'"theirs"')])
+            server.gates["done"] = threading.Event()
+            server.drop.append("done!")
+            return 1
+
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        server.answer["done"] = lambda _: b""
+
+        def release(request: object) -> bytes:
+            server.hang_up(listen=False)
+            return b""
+
+        server.answer["done"] = release
+        with pytest.raises(ConnectionLost):
+            run(backend, functools.partial(_brief, server))
+
+
+async def _brief(server: FakeServer) -> WorkerSummary:
+    return await run_worker(square, server.address, reconnect_seconds=0.2)
+
+
+# --- the end ------------------------------------------------------------------------------------------
+
+
+@both_backends
+def test_it_waits_for_lines_that_others_hold(backend: str) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_worker, square, server.address)
+            await wait_for(server, lambda: server.count("get") == 1)
+            server.settle([(0, b"0")])
+
+    with FakeServer(numbers(1)) as server:
+        server.holder[0] = "someone else"
+        run(backend, main)
+        assert server.count("bye") == 1
+
+
+@both_backends
+def test_what_still_runs_at_the_end_is_of_no_use(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> None:
+            server.settle([(0, b'"theirs"')])
+            await anyio.sleep_forever()
+
+        return await run_worker(answer, server.address, concurrency=2)
+
+    with FakeServer(numbers(1)) as server:
+        assert run(backend, main).complete
+
+
+@both_backends
+def test_a_stop_gives_back_at_once_and_ends_what_was_begun(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        stop = anyio.Event()
+
+        async def answer(item: Item) -> int:
+            stop.set()
+            await wait_for(server, lambda: server.count("release") == 1)
+            assert sorted(server.holder) == [0]
+            return item.id
+
+        return await run_worker(answer, server.address, batch=5, stop=stop)
+
+    with FakeServer(numbers(5)) as server:
+        summary = run(backend, main)
+        (release,) = [each.request for each in server.log if isinstance(each.request, Release)]
+        assert release.ids == [1, 2, 3, 4]
+        assert server.results == {0: [b"0"]}
+        assert (summary.complete, summary.done) == (False, 1)
+        assert (server.holder, server.log[-1].op) == ({}, "bye")
+
+
+@both_backends
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_stop_does_not_wait_for_ever(backend: str, threads: bool) -> None:
+    finish = threading.Event()
+
+    async def main() -> WorkerSummary:
+        stop = anyio.Event()
+
+        async def answer(item: Item) -> int:
+            if item.id == 0:
+                return 0
+            stop.set()
+            return await anyio.sleep_forever()  # type: ignore[func-returns-value]
+
+        def answer_in_thread(item: Item) -> int:
+            if item.id == 0:
+                return 0
+            anyio.from_thread.run_sync(stop.set)
+            finish.wait(DEADLINE_SECONDS)
+            return 0
+
+        function = answer_in_thread if threads else answer
+        return await run_worker(function, server.address, batch=2, stop=stop, drain_seconds=0.1)
+
+    with FakeServer(numbers(2)) as server:
+        threading.Timer(1.5, finish.set).start()  # asyncio itself waits for threads at its end
+        summary = run(backend, main)
+        assert (summary.complete, summary.done) == (False, 1)
+        assert server.results == {0: [b"0"]}
+        assert (server.holder, server.log[-1].op) == ({}, "bye")
+
+
+@both_backends
+def test_a_stop_without_a_server_ends_it(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        stop = anyio.Event()
+        stop.set()
+        return await run_worker(square, address, stop=stop)
+
+    with FakeServer([]) as server:
+        address = server.address
+    assert not run(backend, main).complete
+
+
+@both_backends
+def test_cancelled_from_outside_it_hands_in_and_gives_back(backend: str) -> None:
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+
+            async def answer(item: Item) -> int:
+                if item.id == 1:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+                return item.id
+
+            await run_worker(answer, server.address, batch=3)
+
+    with FakeServer(numbers(3)) as server:
+        run(backend, main)
+        server.wait_for(lambda: server.log[-1].op == "bye")
+        server.wait_for(lambda: server.holder == {})
+        assert server.results == {0: [b"0"]}
+
+
+@both_backends
+def test_nothing_outlives_it(backend: str) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group():
+            before = len(_tasks())
+            await run_worker(square, server.address, concurrency=9)
+            await anyio.wait_all_tasks_blocked()
+            assert len(_tasks()) == before
+
+    def _tasks() -> list[object]:
+        return [task for task in anyio.get_running_tasks() if "trioline" in str(task.name)]
+
+    with FakeServer(numbers(20)) as server:
+        run(backend, main)
+
+
+@both_backends
+def test_wrong_arguments_are_said_at_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with pytest.raises(UsageError, match="concurrency"):
+            await run_worker(square, "localhost", concurrency=0)
+        with pytest.raises(UsageError, match="no address"):
+            await run_worker(square, "http://localhost")
+        with pytest.raises(UsageError, match="TRIOLINE_ADDRESS"):
+            await run_worker(square)
+
+    monkeypatch.delenv("TRIOLINE_ADDRESS", raising=False)
+    run(backend, main)
