@@ -137,12 +137,17 @@ class FakeServer:
         self._listener = listener
         self._spawn(self._accept, listener)
 
-    def hang_up(self, *, listen: bool = True) -> None:
-        """Drop all connections; without ``listen`` refuse new ones."""
-        if not listen and self._listener is not None:
+    def stop_listening(self) -> None:
+        """Refuse new connections."""
+        if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
+
+    def hang_up(self, *, listen: bool = True) -> None:
+        """Drop all connections; without ``listen`` refuse new ones."""
+        if not listen:
+            self.stop_listening()
         for each in list(self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -347,16 +352,17 @@ class _Peer:
         """Wait for lines, the end, or a further request."""
         left = request.wait
         while True:
+            more, _, _ = select.select([self.sock], [], [], 0)
             with self.server._changed:
                 found = self.server.lease(request, self.session)
                 if found is not None:
                     reply, body = found
                     self._remember(reply)
                     return encode_reply(reply, body=body)
-            more, _, _ = select.select([self.sock], [], [], 0.01)
-            left -= 0.01
             if more or not self.framer.is_between_messages or left <= 0 or self.server._is_over:
                 return encode_reply(Retry(retry_in=0.01))
+            select.select([self.sock], [], [], 0.01)
+            left -= 0.01
 
     def _remember(self, reply: object) -> None:
         if isinstance(reply, WorkLines):

@@ -90,7 +90,8 @@ class Fsync(enum.StrEnum):
 def _between(low: float, high: float = math.inf) -> Any:  # noqa: ANN401 - attrs' validator type
     def check(_instance: object, attribute: Any, value: Any) -> None:  # noqa: ANN401
         if value is not None and not low <= value <= high:
-            option = "--" + attribute.name.removesuffix("_seconds").replace("_", "-")
+            name = attribute.name.removesuffix("_seconds").removesuffix("_bytes")
+            option = "--" + name.replace("_", "-")
             upper = "" if high == math.inf else f" and at most {_plain(high)}"
             raise UsageError(
                 f"{option} is {_plain(value)}; it must be at least {_plain(low)}{upper}."
@@ -236,11 +237,14 @@ class Address:
         Raises:
             UsageError: It is none of these, or the file cannot be read.
         """
+        if text == "@":
+            raise UsageError("The address '@' names no file: write @FILE.")
         if text.startswith("@"):
             try:
                 content = Path(text[1:]).read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible path
-                raise UsageError(f"The address file {text[1:]} cannot be read: {error}.") from error
+                why = error.strerror if isinstance(error, OSError) else error
+                raise UsageError(f"The address file {text[1:]} cannot be read: {why}.") from error
             if content.startswith("@"):
                 raise UsageError(
                     f"The address file {text[1:]} names another file: {content[:80]!r}."

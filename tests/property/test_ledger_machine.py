@@ -20,12 +20,12 @@ from trioline.config import LeaseSettings
 from trioline.ledger import (
     ALONE_AFTER_LOSSES,
     FRESH,
-    MIN_TRIM,
     HolderId,
     Lease,
     Ledger,
     Rejected,
 )
+from trioline.ledger.table import MIN_TRIM
 
 HOLDERS = st.integers(1, 3).map(HolderId)
 STEPS = st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0, 30.0])
@@ -92,11 +92,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        trioline.ledger.MIN_TRIM = 2  # so that the owner table moves within so few lines
+        trioline.ledger.table.MIN_TRIM = 2  # so that the owner table moves within so few lines
 
     def teardown(self) -> None:
         """Leave the module as it was."""
-        trioline.ledger.MIN_TRIM = MIN_TRIM
+        trioline.ledger.table.MIN_TRIM = MIN_TRIM
 
     # --- the model -------------------------------------------------------------------------------
 

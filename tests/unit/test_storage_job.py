@@ -469,6 +469,30 @@ def test_an_output_longer_than_the_checkpoint_is_cut(settings: JobSettings) -> N
     assert settings.output.read_bytes() == b"".join(map(answer, range(3)))
 
 
+@pytest.mark.parametrize("fsync", [Fsync.INTERVAL, Fsync.NEVER])
+def test_lines_that_did_not_reach_the_disk_are_done_again(tmp_path: Path, fsync: Fsync) -> None:
+    (tmp_path / "in").write_bytes(input_of(20))
+    settings = settings_for(tmp_path, fsync=fsync)
+    job = Job.open(settings)
+    job.commit([results(0, 3)])
+    sync(job)
+    job.commit([results(3, 5)])
+    job.commit([results(5, 7), results(8, 9)])
+    job.close()
+    # The journal says that lines 3 and 4 are in the output; a power loss left zeros there.
+    safe = len(b"".join(map(answer, range(3))))
+    data = bytearray(settings.output.read_bytes())
+    data[safe : safe + 20] = bytes(20)
+    settings.output.write_bytes(data)
+    again = Job.open(settings)
+    assert (again.written_count, ahead(again)) == (3, [8])
+    assert settings.output.read_bytes() == bytes(data[:safe])
+    again.commit([results(3, 8)])
+    assert again.written_count == 9
+    again.close()
+    assert settings.output.read_bytes() == b"".join(map(answer, range(9)))
+
+
 def test_a_finished_output_that_grew_is_named(settings: JobSettings) -> None:
     job = Job.open(settings)
     job.commit([results(0, 20)])
@@ -598,13 +622,17 @@ def fail_raised(job: Job, entries: list[Entry]) -> bool:
 
 def test_a_full_disk_at_a_durable_point_may_be_repeated() -> None:
     files, settings = memory_job(Fsync.INTERVAL)
-    job = Job.open(settings, files)
-    job.commit([results(0, 5)])
+    job = Job.open(settings, files, segment_bytes=1)
+    job.commit([results(0, 3)])
+    job.commit([results(3, 5)])
     files.fail = FailAt({"pwrite"}, 1, errno.ENOSPC)
     with pytest.raises(DiskFull):
         sync(job)
     assert job.unsynced_bytes > 0
+    # Nothing of the journal goes before the checkpoint that covers it is there.
+    assert files.has(settings.state / "journal-00000001")
     sync(job)
+    assert not files.has(settings.state / "journal-00000001")
     assert job.unsynced_bytes == 0
     files.lose_power(random.Random(0))
     again = Job.open(settings, files)

@@ -13,7 +13,7 @@ from storage_helpers import CrashFiles
 
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.entries import Entry, Rejection, Results
-from trioline.storage.files import Disk
+from trioline.storage.files import Disk, OsFiles
 from trioline.storage.frames import FRAME_BYTES, HEADER_BYTES, Frame, Kind, frames_from
 from trioline.storage.journal import Journal, Mark
 
@@ -78,6 +78,31 @@ def test_a_flipped_bit_ends_the_newest_segment(cut: int, flip: int) -> None:
     good = sum(1 for place in places[1:] if place & 0xFFFFFFFF <= at)
     assert replayed(files) == frames[:good]
     assert len(files.get(segment(1))) == places[good] & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("byte", range(8, 16))
+def test_a_flipped_length_asks_for_no_memory(tmp_path: Path, byte: int) -> None:
+    journal = Journal(Disk(OsFiles()), tmp_path, RUN, segment_bytes=1 << 20)
+    journal.append([results(1)])
+    journal.close()
+    path = tmp_path / "journal-00000001"
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 0x7F
+    path.write_bytes(data)
+    journal = Journal(Disk(OsFiles()), tmp_path, RUN, segment_bytes=1 << 20)
+    assert list(journal.replay(NOTHING)) == []
+    journal.close()
+
+
+def test_what_was_cut_back_is_not_read_again() -> None:
+    journal = open_journal(CrashFiles())
+    mark = journal.mark()
+    (place,) = journal.append([results(1, text=b"old")])
+    assert journal.read(place).payload == b"old\n"
+    journal.cut_back(mark)
+    assert journal.append([results(1, text=b"new")]) == [place]
+    assert journal.read(place).payload == b"new\n"
+    journal.close()
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4_096, b"\0", b"\xff" * 100, b"x" * HEADER_BYTES])

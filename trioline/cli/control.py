@@ -13,6 +13,7 @@ import msgspec
 
 from trioline.cli.options import ADDRESS_ENVIRONMENT, read_token, token_option
 from trioline.client.session import Session, connect
+from trioline.config import LeaseSettings
 from trioline.errors import ConnectionLost, UsageError
 from trioline.ops.progress import describe
 from trioline.wire.messages import SetReply
@@ -52,7 +53,12 @@ def set_command(address: str, settings: tuple[str, ...], token_file: Path | None
     lease_timeout=SECONDS (for leases given or renewed from now on), max_attempts=N,
     paused=true|false (true: nothing is given out until false).
     """
-    values: dict[str, Any] = dict(_parse(setting) for setting in settings)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, value = _parse(setting)
+        if name in values:
+            raise UsageError(f"{name} is given twice: give it once.")
+        values[name] = value
     reply = _ask(address, token_file, lambda session: session.set(**values))
     click.echo(_settings_line(reply))
     return 0
@@ -63,11 +69,13 @@ def _parse(setting: str) -> tuple[str, float | int | bool]:
     try:
         match name:
             case "lease_timeout":
-                return name, float(value)
+                return name, LeaseSettings(lease_timeout_seconds=float(value)).lease_timeout_seconds
             case "max_attempts":
-                return name, int(value)
+                return name, LeaseSettings(max_attempts=int(value)).max_attempts
             case "paused" if value in ("true", "false"):
                 return name, value == "true"
+    except UsageError as error:
+        raise UsageError(f"{setting!r} cannot be set: {error}") from error
     except ValueError:
         pass
     raise UsageError(

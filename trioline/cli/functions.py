@@ -21,7 +21,8 @@ def load_function(name: str) -> Callable[..., Any]:
         UsageError: There is no such module or function, or the module fails to import.
     """
     module_name, colon, path = name.partition(":")
-    if not (module_name and colon and path):
+    parts = module_name.split(".")
+    if not (colon and path and all(part.isidentifier() for part in parts)):
         raise UsageError(f"{name!r} is no function: write MODULE:FUNCTION, as in mymodel:answer.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -32,10 +33,9 @@ def load_function(name: str) -> Callable[..., Any]:
             f"Cannot import {module_name}: {error}. Modules are looked for in the current folder "
             "and among the installed packages."
         ) from error
-    except Exception as error:
-        raise UsageError(
-            f"Importing {module_name} failed: {type(error).__name__}: {error}."
-        ) from error
+    except (Exception, SystemExit) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())  # one line, whatever it says
+        raise UsageError(f"Importing {module_name} failed: {text}.") from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise UsageError(f"The module {module_name} has no {path}.")

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
@@ -33,6 +34,15 @@ class TextFormatter(logging.Formatter):
         super().__init__("trioline: %(message)s")
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time: a live display puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 class OneInAWhile(logging.Filter):
     """Lets one record of a logger through in ``REPEAT_SECONDS``, without its traceback."""
 
@@ -54,7 +64,7 @@ class OneInAWhile(logging.Filter):
 
 def set_up(log_format: str, *, quiet: bool) -> None:
     """Send the log to stderr in a format; ``quiet`` leaves warnings and errors."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     logging.getLogger("trio.serve_listeners").addFilter(OneInAWhile())

@@ -115,10 +115,19 @@ def report(error: BaseException) -> int:
     if len(ours) < len(leaves):
         raise error
     for text in dict.fromkeys(str(leaf) for leaf in ours):
-        click.echo(f"trioline: {text}", err=True)
+        _complain(text)
     if any(isinstance(leaf, StorageError) for leaf in ours):
         return EXIT_STORAGE
     return EXIT_USAGE if any(isinstance(leaf, UsageError) for leaf in ours) else EXIT_OTHER
+
+
+def _complain(text: str) -> None:
+    import logging  # here, so that --help is quick
+
+    if logging.getLogger().handlers:
+        logging.getLogger("trioline.cli").error("%s", text)  # in the format that was asked for
+    else:
+        click.echo(f"trioline: {text}", err=True)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

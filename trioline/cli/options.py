@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,27 @@ def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Callable[P, R]], Call
 
     return decorate
 
+
+class Seconds(click.FloatRange):
+    """A duration that is a number: of nan no range says that it is not in it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - as in click
+        """Take a number, and only that."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How lines on stderr look.",
+)
 
 text_option = click.option(
     "--text", is_flag=True, help="Lines are text, not JSON: any line is a result."
@@ -144,13 +166,7 @@ end_options = _stack(
         show_default=True,
         help="How long to wait at the first signal for results that are on their way.",
     ),
-    click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How log lines on stderr look.",
-    ),
+    log_format_option,
     click.option("--quiet", is_flag=True, help="No progress and no summary: only what is wrong."),
 )
 
@@ -229,7 +245,8 @@ def read_token(path: Path | None) -> str | None:
     try:
         token = path.read_bytes()[: MAX_TOKEN_BYTES + 1].decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The token file {path} cannot be read: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"The token file {path} cannot be read: {why}.") from error
     if not token or len(token) > MAX_TOKEN_BYTES:
         raise UsageError(
             f"The token file {path} must hold 1 to {MAX_TOKEN_BYTES} characters; "
@@ -239,8 +256,14 @@ def read_token(path: Path | None) -> str | None:
 
 
 def job_settings(options: dict[str, Any]) -> JobSettings:
-    """Make the job's settings from the options of ``job_options``."""
+    """Make the job's settings from the options of ``job_options``.
+
+    Raises:
+        UsageError: One of them cannot be used.
+    """
     output: Path = options["output_path"]
+    if output.name in ("", ".."):
+        raise UsageError(f"The output {str(output)!r} is a folder: name a file.")
     text: bool = options["text"]
     placeholder = options["placeholder"]
     return JobSettings(

@@ -58,8 +58,8 @@ def run_command(**options: Any) -> int:  # noqa: ANN401 - click's values
     Exit codes: as serve.
     """
     logs.set_up(options["log_format"], quiet=options["quiet"])
-    has_command = options["exec_command"] or options["each_command"]
-    if bool(has_command) == bool(options["function_name"]):
+    has_command = options["exec_command"] is not None or options["each_command"] is not None
+    if has_command == (options["function_name"] is not None):
         raise UsageError("Give what does the work: MODULE:FUNCTION, --exec CMD or --each CMD.")
     with tempfile.TemporaryDirectory(prefix="trioline-") as folder:
         if options["unix"] is None:

@@ -36,6 +36,7 @@ class Service:
     leases: LeaseSettings
     server: ServerSettings
     address_file: Path | None = None
+    log_format: str = "text"
     quiet: bool = False
 
 
@@ -48,9 +49,12 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
     Raises:
         TriolineError: As ``Job.open`` and ``Server.run`` do, possibly in exception groups.
     """
+    _check_before(service)
     with contextlib.closing(Job.open(service.job)) as job:
+        if job.warning is not None:
+            log.warning("%s", job.warning)
         if job.is_finished:
-            _say(service, _finished(job))
+            log.info("%s", _finished(job))
         else:
             _raise_file_limit()
             outcome = trio.run(_serve, job, service, companion)

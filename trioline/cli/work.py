@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +22,8 @@ from trioline.cli.functions import load_function
 from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
 from trioline.cli.options import (
     ADDRESS_ENVIRONMENT,
+    Seconds,
+    log_format_option,
     read_token,
     text_option,
     token_option,
@@ -32,6 +34,9 @@ from trioline.client.worker import WorkerSummary, run_worker
 from trioline.config import Address
 from trioline.errors import UsageError
 from trioline.ops.progress import duration
+
+
+log = logging.getLogger("trioline.cli")
 
 
 @click.command("work")
@@ -49,7 +54,7 @@ from trioline.ops.progress import duration
 @click.option(
     "--give-up",
     metavar="SECONDS",
-    type=click.FloatRange(0),
+    type=Seconds(0, 1e9),
     default=60.0,
     show_default=True,
     help="End with an error after so long without a connection.",
@@ -60,11 +65,12 @@ from trioline.ops.progress import duration
     "--drain",
     "worker_drain",
     metavar="SECONDS",
-    type=click.FloatRange(0, 1e9),
+    type=Seconds(0, 1e9),
     default=5.0,
     show_default=True,
     help="How long a line that is being worked on may go on after a signal.",
 )
+@log_format_option
 @click.option("--quiet", is_flag=True, help="No summary: only what is wrong.")
 def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
     """Work on the lines of the server at ADDRESS, until the job is complete.
@@ -76,7 +82,7 @@ def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN4
 
     Exit codes: 0 the job is complete, 4 ended by a signal, 2 usage, 1 anything else.
     """
-    logs.set_up("text", quiet=options["quiet"])
+    logs.set_up(options["log_format"], quiet=options["quiet"])
     address, function_name = _find_targets(targets, options)
     work = Work.from_options(address, function_name, options)
     if options["processes"] > 1:
@@ -86,17 +92,22 @@ def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN4
 
 
 def _find_targets(targets: tuple[str, ...], options: dict[str, Any]) -> tuple[str, str | None]:
-    has_command = options["exec_command"] or options["each_command"]
+    has_command = options["exec_command"] is not None or options["each_command"] is not None
     wanted = 1 if has_command else 2
     if len(targets) == wanted - 1 and ADDRESS_ENVIRONMENT in os.environ:
         targets = (os.environ[ADDRESS_ENVIRONMENT], *targets)
     if len(targets) != wanted:
         raise UsageError(
-            f"{len(targets)} arguments given: write trioline work ADDRESS MODULE:FUNCTION, or "
-            "trioline work ADDRESS --exec CMD (or --each CMD)."
+            "Give what does the work: write trioline work ADDRESS MODULE:FUNCTION, or trioline "
+            f"work ADDRESS --exec CMD (or --each CMD); this has {_counted(len(targets))} beside "
+            "the options."
         )
     Address.parse(targets[0])
     return targets[0], None if has_command else targets[1]
+
+
+def _counted(count: int) -> str:
+    return "1 argument" if count == 1 else f"{count} arguments"
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +126,7 @@ class Work:
     token_file: Path | None
     give_up_seconds: float
     drain_seconds: float
+    log_format: str
     quiet: bool
 
     @classmethod
@@ -124,8 +136,11 @@ class Work:
         Raises:
             UsageError: They do not go together.
         """
-        if options["exec_command"] and options["each_command"]:
+        commands = [options["exec_command"], options["each_command"]]
+        if None not in commands:
             raise UsageError("--exec and --each do not go together: one command answers the lines.")
+        if any(command is not None and not command.strip() for command in commands):
+            raise UsageError("The command is empty: give --exec or --each one that answers lines.")
         if options["many"] and function_name is None:
             raise UsageError("--many goes with MODULE:FUNCTION, not with a command.")
         read_token(options["token_file"])
@@ -142,6 +157,7 @@ class Work:
             token_file=options["token_file"],
             give_up_seconds=options["give_up"],
             drain_seconds=options["worker_drain"],
+            log_format=options["log_format"],
             quiet=options["quiet"],
         )
 
@@ -164,6 +180,7 @@ class Work:
             "--token-file": self.token_file,
             "--give-up": self.give_up_seconds,
             "--drain": self.drain_seconds,
+            "--log-format": self.log_format,
         }
         given = [f"{option}={value}" for option, value in pairs.items() if value is not None]
         flags = {"--many": self.many, "--text": self.text, "--quiet": self.quiet}
@@ -189,8 +206,7 @@ class Work:
                 reconnect_seconds=self.give_up_seconds,
             )
             tasks.cancel_scope.cancel()
-        if not self.quiet:
-            _say_summary(summary)
+        _say_summary(summary)
         return EXIT_DONE if summary.complete else EXIT_STOPPED
 
     @asynccontextmanager
@@ -226,8 +242,4 @@ async def _run_processes(work: Work, count: int) -> int:
 def _say_summary(summary: WorkerSummary) -> None:
     failed = f", {summary.failed:,} attempts failed" if summary.failed else ""
     end = "the job is complete" if summary.complete else "stopped before the end of the job"
-    print(
-        f"trioline: {summary.done:,} lines done{failed} in {duration(summary.seconds)}; {end}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    log.info("%s lines done%s in %s; %s.", f"{summary.done:,}", failed, duration(summary.seconds), end)

@@ -297,6 +297,10 @@ class Client:
                     self._get(link, at_least)
                 except ConnectionLost:
                     self._greeted(self._tether.renew(link))
+                    # The server may have leased lines to us that never arrived. We cannot name
+                    # them, and our renewals would keep them for ever.
+                    self._send_results(self._tether.link)
+                    self._tether.ask(Release(), decoder(ReleaseReply))
         return True
 
     def _get(self, link: Link, at_least: int) -> None:

@@ -39,6 +39,7 @@ class Consumer:
 
     Attributes:
         hungry: Rung when lines run short, and when nothing runs any more.
+        given_back: Rung when the function gave lines back.
         max_result_bytes: The longest result the server takes.
     """
 
@@ -54,6 +55,7 @@ class Consumer:
         text: bool,
     ) -> None:
         self.hungry = Wakeup()
+        self.given_back = Wakeup()
         self.max_result_bytes = MAX_LINE_BYTES
         self._function = function
         self._hand = hand
@@ -97,6 +99,8 @@ class Consumer:
                 self.hungry.ring()
             await self._work(items)
             self._delivery.ring()
+            if self._hand.unwanted:
+                self.given_back.ring()
             if not self._hand.running:
                 self.hungry.ring()
 

@@ -46,6 +46,9 @@ class Hand:
             self._lost.difference_update([item.id for item in items])
         if self._is_closed:
             self.unwanted.extend(item.id for item in items)
+        elif self._running:
+            # After a cut a line may come again that is still being worked on here.
+            self._queue.extend([item for item in items if item.id not in self._running])
         else:
             self._queue.extend(items)
 

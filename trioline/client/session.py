@@ -12,11 +12,19 @@ from typing import TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from trioline.client.item import encode_result, failure_of
 from trioline.client.outbox import result_row
 from trioline.client.pipeline import Answer, Pending, Pipeline, decode_get, decoder
-from trioline.client.reach import CONNECT_SECONDS, address_text, find_token, parse_address, reason_of, tune
+from trioline.client.reach import (
+    CONNECT_SECONDS,
+    address_text,
+    find_token,
+    parse_address,
+    reason_of,
+    tune,
+)
 from trioline.config import RECEIVE_BYTES, Address
 from trioline.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError
 from trioline.snapshot import Snapshot
@@ -378,6 +386,8 @@ class Session:
 
     async def _send(self, request: Request, pending: Pending[T], body: bytes) -> None:
         async with self._sending:  # what is encoded first must be the first on the stream
+            # Here nothing is out yet; a cancellation that comes later ends the session.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             if self._end_reason is not None:
                 raise ConnectionLost(self._end_reason)
             data = encode_request(request, body)

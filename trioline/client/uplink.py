@@ -28,8 +28,6 @@ class Uplink:
         worker: A name for status and logs.
         deadline: When this worker will be killed, in Unix time.
         reconnect_seconds: How long to try for a connection before giving up.
-        on_new_session: Called when the server does not know the former session any more: what
-            was leased in it is not held any more.
     """
 
     def __init__(
@@ -40,14 +38,12 @@ class Uplink:
         worker: str,
         deadline: float | None,
         reconnect_seconds: float,
-        on_new_session: Callable[[], None],
     ) -> None:
         self._address = address
         self._token = token
         self._worker = worker
         self._deadline = deadline
         self._reconnect_seconds = reconnect_seconds
-        self._on_new_session = on_new_session
         self._session: Session | None = None
         self._session_id: str | None = None
         self._connected = anyio.Event()
@@ -67,10 +63,16 @@ class Uplink:
             await self._connected.wait()
         return session
 
-    async def run(self, goodbye: Callable[[Session], Awaitable[None]]) -> None:
+    async def run(
+        self,
+        on_return: Callable[[Session, bool], Awaitable[None]],
+        goodbye: Callable[[Session], Awaitable[None]],
+    ) -> None:
         """Connect, and connect again, until cancelled.
 
         Args:
+            on_return: Called after a cut with the new session, before others have it, and with
+                whether the former one was taken up again. If not, what was leased in it is gone.
             goodbye: Called under a deadline with the open session when this is cancelled.
 
         Raises:
@@ -84,6 +86,8 @@ class Uplink:
             try:
                 async with self._open() as session:
                     backoff = None
+                    if self._session_id is not None:
+                        await on_return(session, session.hello.session == self._session_id)
                     reason = await self._hold(session, goodbye)
             except (ConnectionLost, UsageError) as error:
                 reason = str(error)
@@ -112,8 +116,6 @@ class Uplink:
         )
 
     async def _hold(self, session: Session, goodbye: Callable[[Session], Awaitable[None]]) -> str:
-        if self._session_id not in (None, session.hello.session):
-            self._on_new_session()
         self._session_id = session.hello.session
         self._session = session
         self._connected.set()

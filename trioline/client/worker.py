@@ -141,7 +141,6 @@ async def run_worker(
         worker=worker_name(name),
         deadline=deadline,
         reconnect_seconds=reconnect_seconds,
-        on_new_session=hand.forget_queue,
     )
     delivery = Delivery(uplink)
     pace = Pace(concurrency=concurrency, batch=batch, many=many)
@@ -170,10 +169,11 @@ class _Worker:
         self._pace = pace
         self._consumer = consumer
         self._stage = stage
-        self._chores = Wakeup()
+        self._chores = consumer.given_back
         self._services = anyio.CancelScope()
         self._is_complete = False
         self._is_stopping = False
+        self._is_get_lost = False
         self._fatal: TriolineError | None = None
 
     async def run(
@@ -226,9 +226,22 @@ class _Worker:
 
     async def _keep_connected(self) -> None:
         try:
-            await self._uplink.run(self._say_goodbye)
+            await self._uplink.run(self._return, self._say_goodbye)
         except (ConnectionLost, RequestRefused) as error:
             self._give_up(error)  # raised outside of the task group, where it is no group
+
+    async def _return(self, session: Session, has_leases: bool) -> None:
+        """Go on after a cut, with the leases of before or without."""
+        if has_leases and not self._is_get_lost:
+            return
+        if has_leases:
+            # The server may have leased lines to us that never arrived. We cannot name them, and
+            # our renewals would keep them for ever: all is given back but what is done already.
+            await self._delivery.send(session)
+            await session.release()
+        self._is_get_lost = False
+        self._hand.forget_queue()
+        self._consumer.hungry.ring()
 
     async def _say_goodbye(self, session: Session) -> None:
         try:
@@ -258,7 +271,9 @@ class _Worker:
 
         def on_settled(pending: Pending[Answer]) -> None:
             # Lines are taken care of here, so that they are also when the fetcher was cancelled.
-            if pending.error is None and isinstance(pending.reply, Lease):
+            if isinstance(pending.error, ConnectionLost):
+                self._is_get_lost = self._is_get_lost or pending.is_expected
+            elif pending.error is None and isinstance(pending.reply, Lease):
                 self._hand.put(pending.reply)
                 self._consumer.wake()
                 self._chores.ring()
@@ -318,11 +333,18 @@ class _Worker:
                 await self._chores.wait()
 
     async def _give_back(self, session: Session) -> None:
-        ids = list(self._hand.unwanted)
-        if ids:
+        unwanted = self._hand.unwanted
+        ids = [unwanted.popleft() for _ in range(len(unwanted))]
+        if not ids:
+            return
+        try:
             await session.release(ids)
-            for _ in ids:
-                self._hand.unwanted.popleft()
+        except ConnectionLost:
+            unwanted.extend(ids)
+            raise
+        except RequestRefused as refusal:
+            if refusal.code != ErrorCode.NOT_HELD:  # else they are not ours any more: as wished
+                raise
 
     async def _send_notes(self, session: Session) -> None:
         for number in list(self._hand.notes):

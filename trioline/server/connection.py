@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import trio
 
@@ -17,7 +18,7 @@ from trioline.server.dispatch import Dispatch
 from trioline.server.outbox import Outbox
 from trioline.server.peers import Peer
 from trioline.server.writer import Writer
-from trioline.wire.codec import Envelope, encode_refusal, open_envelope
+from trioline.wire.codec import Envelope, Ref, encode_refusal, open_envelope
 from trioline.wire.framing import Framer
 
 log = logging.getLogger("trioline.server")
@@ -57,6 +58,8 @@ class Connection:
         self._framer = Framer(max_line_bytes if peer.is_welcome else MAX_HELLO_BYTES)
         self._outbox = Outbox(stream)
         self._envelope: Envelope | None = None  # whose raw lines are not all here
+        self._owes_hello = not peer.is_welcome
+        self._hello_scope = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve until the peer is gone, has said bye or has broken the protocol.
@@ -83,18 +86,15 @@ class Connection:
         return not self._peer.is_leaving
 
     async def _read_requests(self) -> None:
-        with trio.CancelScope() as hello_scope:
-            if not self._peer.is_welcome:
-                hello_scope.deadline = trio.current_time() + MAX_HELLO_SECONDS
+        with self._hello_scope:
+            if self._owes_hello:
+                self._hello_scope.deadline = trio.current_time() + MAX_HELLO_SECONDS
             while not self._peer.is_leaving:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
                 if not data:
                     return
                 self._framer.feed(data)
                 await self._handle_all()
-                if self._peer.is_welcome:
-                    hello_scope.deadline = float("inf")
-                    self._framer.max_line_bytes = self._max_line_bytes
 
     async def _handle_all(self) -> None:
         handled = 0
@@ -110,41 +110,46 @@ class Connection:
 
     def _handle_next(self) -> bool:
         """Handle one request; False where no whole one is here."""
+        envelope, block = self._envelope, None
         try:
-            envelope = self._envelope or self._next_envelope()
-            block = None
+            envelope = envelope or self._next_envelope()
             if envelope is not None and envelope.raw_count and self._peer.is_welcome:
                 self._envelope = envelope
-                block = self._framer.next_block(envelope.raw_count, envelope.bytes_hint)
+                block = self._next_block(envelope)
                 if block is None:
                     return False
         except RemoteProtocolError as error:
-            return self._refuse(error)
+            self._refuse(error, None if envelope is None else envelope.ref)
+            raise
         if envelope is None:
             return False
         self._envelope = None
         self._dispatch.handle(self._peer, envelope, block, self._outbox.reserve())
+        if self._owes_hello and self._peer.is_welcome:
+            # At once: what comes behind the hello may be here already, and long.
+            self._owes_hello = False
+            self._hello_scope.deadline = math.inf
+            self._framer.max_line_bytes = self._max_line_bytes
         return True
 
     def _next_envelope(self) -> Envelope | None:
         message = self._framer.next_message()
-        if message is None:
-            return None
-        envelope = open_envelope(message)
-        if envelope.raw_count > MAX_RESULTS:
+        return None if message is None else open_envelope(message)
+
+    def _next_block(self, envelope: Envelope) -> bytes | None:
+        count = envelope.raw_count
+        if count > MAX_RESULTS:
             raise RemoteProtocolError(
                 ErrorCode.TOO_LARGE,
-                f"One done takes at most {MAX_RESULTS} lines, not {envelope.raw_count}.",
+                f"One done takes at most {MAX_RESULTS} lines, not {count}.",
                 is_fatal=True,
             )
-        return envelope
+        return self._framer.next_block(count, envelope.bytes_hint)
 
-    def _refuse(self, error: RemoteProtocolError) -> bool:
+    def _refuse(self, error: RemoteProtocolError, ref: Ref) -> None:
+        """Answer what ends the connection before it could be handled."""
         self._dispatch.end_wait(self._peer)
-        self._outbox.reserve().fill(encode_refusal(error))
-        if error.is_fatal:
-            raise error
-        return True
+        self._outbox.reserve().fill(encode_refusal(error, ref))
 
     async def wait_answered(self) -> None:
         """Wait until all replies are out, or the connection is gone.

@@ -66,6 +66,7 @@ class Peers:
         self._ledger = ledger
         self._connected: set[Peer] = set()
         self._sessions: dict[str, Session] = {}
+        self._gone: set[HolderId] = set()  # nobody can take them up again
         self._holders = itertools.count(1)
 
     def __len__(self) -> int:
@@ -89,6 +90,7 @@ class Peers:
         session = self._sessions.get(peer.session or "")
         if session is None:
             self._ledger.lose(now, peer.holder, 0)
+            self._gone.add(peer.holder)
             return
         session.peer = None
         if not peer.detach:
@@ -105,6 +107,7 @@ class Peers:
         if session.peer is not None:  # it died without our hearing of it: it holds nothing now
             session.peer.holder, session.peer.session = self._new_holder(), None
         self._ledger.release(now, peer.holder)
+        self._gone.add(peer.holder)
         peer.session, peer.holder, session.peer = known, session.holder, peer
         self._ledger.reattach(now, session.holder)
 
@@ -122,8 +125,10 @@ class Peers:
             for key, session in self._sessions.items()
             if session.peer is None and not self._ledger.lease_count(session.holder)
         ]
-        for key in over:
-            self._ledger.forget(self._sessions.pop(key).holder)
+        self._gone.update(self._sessions.pop(key).holder for key in over)
+        for holder in [holder for holder in self._gone if not self._ledger.lease_count(holder)]:
+            self._gone.discard(holder)
+            self._ledger.forget(holder)
 
     def names(self) -> dict[HolderId, str]:
         """Who each holder is, for people."""

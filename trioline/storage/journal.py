@@ -144,11 +144,11 @@ class Journal:
             # So that a crash can never leave a bad frame in a segment that has a successor.
             self._segments[newest].sync()
             self._segments[newest].close()
-            self._rested_bytes += self.newest_bytes
         number = newest + 1
         segment = Segment(
             self._disk, self._folder, number, seed_of(self._run_id, number), is_new=True
         )
+        self._rested_bytes += self.newest_bytes
         self._segments[number] = segment
         self._is_folder_synced = False
         return segment

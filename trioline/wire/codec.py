@@ -126,6 +126,15 @@ class Envelope:
         Raises:
             RemoteProtocolError: With ``UNKNOWN_OP`` or ``BAD_REQUEST`` and the field's name.
         """
+        if "ref" in self.fields:
+            raise RemoteProtocolError(
+                ErrorCode.BAD_REQUEST, "ref must be a scalar: it is an object or an array."
+            )
+        if "op" in self.fields:
+            raise RemoteProtocolError(
+                ErrorCode.BAD_REQUEST,
+                'A request names what it wants in op, a string, as in {"op":"ping"}.',
+            )
         kind = REQUESTS.get(self.op)
         if kind is None:
             raise RemoteProtocolError(
@@ -170,29 +179,25 @@ def _open(line: bytes) -> dict[str, Raw]:
 def open_envelope(line: bytes) -> Envelope:
     """Read one message as far as its ``op`` and ``ref``.
 
+    An ``op`` that is no string and a ``ref`` that is no scalar stay among the fields, and
+    ``request`` refuses them: raw lines that follow the message are to be read all the same.
+
     Raises:
-        RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8, with
-            ``BAD_REQUEST`` where ``op`` is no string or ``ref`` no scalar.
+        RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8.
     """
     fields = _open(line)
-    ref = fields.pop("ref", None)
-    op = fields.pop("op", None)
+    ref = fields.get("ref")
     # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
     if ref is not None and bytes(ref).startswith((b"{", b"[")):
-        raise RemoteProtocolError(
-            ErrorCode.BAD_REQUEST, "ref must be a scalar: it is an object or an array."
-        )
+        ref = None
+    else:
+        fields.pop("ref", None)
     try:
-        name = msgspec.json.decode(op, type=str) if op is not None else None
-    except BAD_JSON_ERRORS as error:
-        raise RemoteProtocolError(
-            ErrorCode.BAD_REQUEST, f"op must be a string: {error}."
-        ) from error
-    if name is None:
-        raise RemoteProtocolError(
-            ErrorCode.BAD_REQUEST, 'A request names what it wants in op, as in {"op":"ping"}.'
-        )
-    return Envelope(name, ref, fields)
+        op = msgspec.json.decode(fields["op"], type=str)
+        del fields["op"]
+    except (KeyError, *BAD_JSON_ERRORS):
+        op, fields["op"] = "", fields.get("op", Raw(b"null"))
+    return Envelope(op, ref, fields)
 
 
 def encode_request(request: Request, body: bytes = b"") -> bytes:

@@ -37,112 +37,46 @@ clock), randomness, logging, awaiting. Ordinary bad luck is a return value, not 
 
 from __future__ import annotations
 
-import heapq
-from array import array
 from collections.abc import Iterable, Iterator
-from typing import NewType
-
-import attrs
+from itertools import islice
 
 from trioline.config import LeaseSettings
 from trioline.deadlines import Deadlines
+from trioline.ledger.queue import Queue
+from trioline.ledger.rows import (
+    FRESH,
+    Failure,
+    History,
+    HolderId,
+    Lease,
+    LeaseId,
+    Offer,
+    Rejected,
+    runs_of,
+)
+from trioline.ledger.table import LineTable
 
-HolderId = NewType("HolderId", int)
-"""Whoever can hold leases: a connection, or a session that outlives its connections."""
-LeaseId = NewType("LeaseId", int)
+__all__ = [
+    "FRESH",
+    "Failure",
+    "History",
+    "HolderId",
+    "Lease",
+    "LeaseId",
+    "Ledger",
+    "Offer",
+    "Rejected",
+]
 
-MAX_KEPT_ERRORS = 10
-"""Texts kept of a line's failed attempts: the last ones."""
 MAX_LOST_RANGES = 1_000
 """Lost ranges remembered for a holder that never asks; older ones are forgotten."""
+MAX_TOLD_LOST = 100_000
+"""Lost lines that one ``extend`` names; the rest are news only to a worker that is long gone."""
 ALONE_AFTER_LOSSES = 2
 """A line in that many lost leases is leased alone, so that its next loss is its own."""
-MIN_TRIM = 65_536
-"""Places at the front of the owner table that may be unused before it is moved together."""
-
-
-@attrs.frozen
-class History:
-    """What was tried with a line before."""
-
-    attempts: int = 0
-    """Failures and unanswered leases; the next lease is attempt ``attempts + 1``."""
-    losses: int = 0
-    """Leases that ended because the connection dropped."""
-    errors: tuple[str, ...] = ()
-    """Texts of the last failures, oldest first."""
-
-    def failed(self, error: str) -> History:
-        """Add a failed attempt."""
-        return History(self.attempts + 1, self.losses, (*self.errors, error)[-MAX_KEPT_ERRORS:])
-
-    def lost(self) -> History:
-        """Add a loss."""
-        return attrs.evolve(self, losses=self.losses + 1)
-
-
-FRESH = History()
-
-
-@attrs.frozen
-class Offer:
-    """Lines that could be leased now; nothing has happened yet."""
-
-    first: int
-    count: int
-    history: History
-
-
-@attrs.define(eq=False, kw_only=True)
-class Lease:
-    """Lines given out together."""
-
-    number: LeaseId
-    holder: HolderId
-    lines: range | set[int]
-    """What is still leased of them: a range until one inside it is settled."""
-    history: History
-    granted_at: float
-    timeout_seconds: float
-    """How long it holds from being given out, and from each renewal."""
-    is_lost: bool = False
-    """The holder's connection is gone; the lease waits a while for it to come back."""
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt at its lines this is, from 1."""
-        return self.history.attempts + 1
-
-    def remove(self, lines: range) -> None:
-        """Take lines out; they are all in it."""
-        held = self.lines
-        if isinstance(held, range):
-            if lines.start == held.start:
-                self.lines = range(lines.stop, held.stop)
-                return
-            if lines.stop == held.stop:
-                self.lines = range(held.start, lines.start)
-                return
-            self.lines = held = set(held)
-        held.difference_update(lines)
-
-
-@attrs.frozen
-class Rejected:
-    """Lines given up just now: they are settled, and their placeholder is to be written."""
-
-    lines: range
-    history: History
-
-
-@attrs.frozen
-class Failure:
-    """What became of a failed line."""
-
-    attempt: int
-    """Attempts used up so far, this one included."""
-    rejected: Rejected | None
-    """None where it is queued again."""
+MAX_WAITING_RANGES = 100_000
+"""Ranges that wait for another attempt, each with its errors' texts: past it nothing fresh is
+given out, so that a job in which everything fails stays within bounds."""
 
 
 class Ledger:
@@ -165,14 +99,10 @@ class Ledger:
         self.window = settings.window
         self.paused = False
         self.total: int | None = None
-        self._base = base
+        self._table = LineTable(base)
         self._frontier = base
         self._given_out_before = base + settings.window if is_resumed else base
-        self._settled = bytearray()  # place i: line base + i
-        self._owner: array[int] = array("q")  # place i: line owner_base + i
-        self._owner_base = base
-        self._queue: list[tuple[int, int, History]] = []  # heap of (first, stop, history)
-        self._delayed: list[tuple[float, int, int, History]] = []  # heap of (ready_at, …)
+        self._queue = Queue()
         self._leases: dict[LeaseId, Lease] = {}
         self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
         self._lost: dict[HolderId, list[range]] = {}
@@ -184,22 +114,22 @@ class Ledger:
     @property
     def base(self) -> int:
         """The first line that is not settled."""
-        return self._base
+        return self._table.base
 
     @property
     def frontier(self) -> int:
-        """The first line that was never given out."""
-        return self._frontier
+        """The first line that was never given out, nor settled before its turn."""
+        return max(self._frontier, self._table.base)
 
     @property
     def is_settled(self) -> bool:
         """Whether every line of the input is settled."""
-        return self.total is not None and self._base >= self.total
+        return self.total is not None and self.base >= self.total
 
     @property
     def ahead_count(self) -> int:
         """Lines settled beyond ``base``."""
-        return self._settled.count(1)
+        return self._table.settled_count()
 
     @property
     def leased_count(self) -> int:
@@ -209,8 +139,9 @@ class Ledger:
     @property
     def queued_count(self) -> int:
         """Lines that came back and wait to be given out again."""
-        known = self._frontier - self._base
-        return known - self._settled.count(1, 0, known) - self.leased_count
+        frontier = self.frontier
+        unsettled = frontier - self.base - self._table.settled_count(frontier)
+        return unsettled - self.leased_count
 
     @property
     def is_idle(self) -> bool:
@@ -227,31 +158,24 @@ class Ledger:
 
     def lease_of(self, line: int) -> Lease | None:
         """Find the lease that holds a line now."""
-        place = line - self._owner_base
-        if not 0 <= place < len(self._owner):
-            return None
-        lease = self._leases.get(LeaseId(self._owner[place]))
+        lease = self._leases.get(LeaseId(self._table.owner(line)))
         return lease if lease is not None and line in lease.lines else None
 
     def history_of(self, line: int) -> History:
         """What was tried with a queued or leased line before."""
         lease = self.lease_of(line)
-        if lease is not None:
-            return lease.history
-        waiting = [*self._queue, *((first, stop, past) for _, first, stop, past in self._delayed)]
-        return next((past for first, stop, past in waiting if first <= line < stop), FRESH)
+        return self._queue.history_of(line) if lease is None else lease.history
 
     def was_given_out(self, line: int) -> bool:
         """Whether a result for this line can be meant seriously; its existence is not checked."""
-        return line < max(self._frontier, self._given_out_before)
+        return line < max(self.frontier, self._given_out_before)
 
     # --- giving out ------------------------------------------------------------------------------
 
     def restore(self, ahead: Iterable[range]) -> None:
         """Mark lines that an earlier run settled before their turn."""
         for lines in ahead:
-            self._mark_settled(lines)
-        self._advance()
+            self._table.settle(range(max(lines.start, self.base), lines.stop))
 
     def end_at(self, total: int) -> None:
         """Say how many lines the input has, once its end was seen."""
@@ -266,46 +190,35 @@ class Ledger:
         """
         if self.paused:
             return None
-        self._wake_delayed(now)
+        self._queue.wake(now)
         return self._offer_queued(max_count) or self._offer_fresh(max_count)
 
     def _offer_queued(self, max_count: int) -> Offer | None:
-        while self._queue:
-            first, stop, history = self._queue[0]
-            run = self._first_unsettled_run(first, stop)
+        while (found := self._queue.first()) is not None:
+            lines, history = found
+            run = self._table.first_unsettled_run(lines.start, lines.stop)
             if run:
                 alone = history.losses >= ALONE_AFTER_LOSSES
                 return Offer(run.start, 1 if alone else min(max_count, len(run)), history)
-            heapq.heappop(self._queue)
+            self._queue.drop_first()
         return None
 
     def _offer_fresh(self, max_count: int) -> Offer | None:
-        stop = self._base + self.window
+        if len(self._queue) >= MAX_WAITING_RANGES:
+            return None
+        stop = self.base + self.window
         if self.total is not None:
             stop = min(stop, self.total)
-        run = self._first_unsettled_run(self._frontier, stop)
+        run = self._table.first_unsettled_run(self._frontier, stop)
         return Offer(run.start, min(max_count, len(run)), FRESH) if run else None
-
-    def _first_unsettled_run(self, first: int, stop: int) -> range:
-        base, settled = self._base, self._settled
-        first = max(first, base)
-        if first >= stop:
-            return range(first, first)
-        start = settled.find(0, first - base, stop - base)
-        if start < 0:
-            start = max(len(settled), first - base)
-        end = settled.find(1, start, stop - base)
-        return range(base + start, base + end if end >= 0 else max(stop, base + start))
 
     def lease(self, now: float, holder: HolderId, offer: Offer, count: int) -> Lease:
         """Give out the first ``count`` lines of an offer just made; 1 to ``offer.count``."""
         lines = range(offer.first, offer.first + count)
-        if lines.start >= self._frontier:
+        if lines.start >= self.frontier:
             self._frontier = lines.stop
         else:
-            _, stop, history = heapq.heappop(self._queue)
-            if lines.stop < stop:
-                heapq.heappush(self._queue, (lines.stop, stop, history))
+            self._queue.drop_first(before=lines.stop)
         lease = Lease(
             number=LeaseId(self._next_lease),
             holder=holder,
@@ -317,16 +230,9 @@ class Ledger:
         self._next_lease += 1
         self._leases[lease.number] = lease
         self._held.setdefault(holder, {})[lease.number] = lease
-        self._set_owner(lines, lease.number)
+        self._table.set_owner(lines, lease.number)
         self._deadlines.start(lease, lease.timeout_seconds, now)
         return lease
-
-    def _set_owner(self, lines: range, number: LeaseId) -> None:
-        missing = lines.stop - self._owner_base - len(self._owner)
-        if missing > 0:
-            self._owner.extend(array("q", [0]) * missing)
-        start = lines.start - self._owner_base
-        self._owner[start : start + len(lines)] = array("q", [number]) * len(lines)
 
     # --- settling --------------------------------------------------------------------------------
 
@@ -336,39 +242,12 @@ class Ledger:
         Returns:
             The lines that had none yet, in order: the others are duplicates.
         """
-        start = max(lines.start, self._base)
-        new = tuple(self._unsettled_runs(start, lines.stop))
+        start = max(lines.start, self.base)
+        new = tuple(self._table.unsettled_runs(start, lines.stop))
         for run in new:
-            self._mark_settled(run)
+            self._table.settle(run)
             self._remove_from_leases(run, holder)
-        if new and new[0].start == self._base:
-            self._advance()
         return new
-
-    def _unsettled_runs(self, first: int, stop: int) -> Iterator[range]:
-        while first < stop:
-            run = self._first_unsettled_run(first, stop)
-            if not run:
-                return
-            yield run
-            first = run.stop
-
-    def _mark_settled(self, run: range) -> None:
-        start, stop = run.start - self._base, run.stop - self._base
-        if stop > len(self._settled):
-            self._settled.extend(bytes(stop - len(self._settled)))
-        self._settled[start:stop] = b"\x01" * (stop - start)
-
-    def _advance(self) -> None:
-        done = self._settled.find(0)
-        done = len(self._settled) if done < 0 else done
-        del self._settled[:done]  # cheap: a bytearray moves its start, not its content
-        self._base += done
-        self._frontier = max(self._frontier, self._base)
-        unused = self._base - self._owner_base
-        if unused > max(MIN_TRIM, len(self._owner) // 2):
-            del self._owner[:unused]
-            self._owner_base = self._base
 
     def _remove_from_leases(self, run: range, holder: HolderId) -> None:
         lease = self.lease_of(run.start)
@@ -450,9 +329,7 @@ class Ledger:
         return self._reject(range(line, line + 1), history)
 
     def _reject(self, lines: range, history: History) -> Rejected:
-        self._mark_settled(lines)
-        if lines.start == self._base:
-            self._advance()
+        self._table.settle(lines)
         return Rejected(lines, history)
 
     def _requeue(
@@ -460,9 +337,9 @@ class Ledger:
     ) -> None:
         delay = self.retry_delay_seconds if delay_seconds is None else delay_seconds
         if delay > 0:
-            heapq.heappush(self._delayed, (now + delay, lines.start, lines.stop, history))
+            self._queue.push_delayed(lines, history, now + delay)
         else:
-            heapq.heappush(self._queue, (lines.start, lines.stop, history))
+            self._queue.push(lines, history)
 
     def release(self, now: float, holder: HolderId, lines: Iterable[int] | None = None) -> int:
         """Take lines back that were not worked on; costs them nothing.
@@ -477,21 +354,20 @@ class Ledger:
         """
         if lines is None:
             leases = tuple(self._held.get(holder, {}).values())
-            return sum(self._give_back(now, lease) for lease in leases)
-        released = 0
+            return sum(self._give_back(lease, lease.lines) for lease in leases)
+        held: dict[Lease, set[int]] = {}
         for line in lines:
             lease = self.lease_of(line)
             if lease is not None and lease.holder == holder:
-                self._take(lease, range(line, line + 1), holder)
-                self._requeue(now, range(line, line + 1), lease.history, 0)
-                released += 1
-        return released
+                held.setdefault(lease, set()).add(line)
+        return sum(self._give_back(lease, given) for lease, given in held.items())
 
-    def _give_back(self, now: float, lease: Lease) -> int:
-        for run in _runs(lease.lines):
-            self._requeue(now, run, lease.history, 0)
-        self._end(lease)
-        return len(lease.lines)
+    def _give_back(self, lease: Lease, lines: range | set[int]) -> int:
+        runs = runs_of(lines)
+        for run in runs:
+            self._take(lease, run, lease.holder)
+            self._queue.push(run, lease.history)
+        return sum(map(len, runs))
 
     def extend(
         self, now: float, holder: HolderId, lease_number: int | None = None
@@ -511,7 +387,8 @@ class Ledger:
             if single is None:
                 return None
             self._renew(now, single)
-        lost = {line for lines in self._lost.pop(holder, ()) for line in lines}
+        ranges = self._lost.pop(holder, ())
+        lost = set(islice((line for lines in ranges for line in lines), MAX_TOLD_LOST))
         return sorted(lost.difference(*(lease.lines for lease in held.values()))) if lost else []
 
     def _renew(self, now: float, lease: Lease) -> None:
@@ -544,7 +421,7 @@ class Ledger:
 
     def next_due_at(self) -> float | None:
         """The next instant at which ``expire`` has something to do; None: not before a change."""
-        instants = [self._deadlines.next_due_at(), self._delayed[0][0] if self._delayed else None]
+        instants = (self._deadlines.next_due_at(), self._queue.next_ready_at())
         return min((instant for instant in instants if instant is not None), default=None)
 
     def expire(self, now: float) -> tuple[Rejected, ...]:
@@ -553,7 +430,7 @@ class Ledger:
         Returns:
             Lines whose budget that used up.
         """
-        self._wake_delayed(now)
+        self._queue.wake(now)
         due = self._deadlines.due(now)
         return tuple(rejected for lease in due for rejected in self._take_back(now, lease))
 
@@ -562,7 +439,7 @@ class Ledger:
         self._deadlines.restart_all(now)
 
     def _take_back(self, now: float, lease: Lease) -> Iterator[Rejected]:
-        runs = _runs(lease.lines)
+        runs = runs_of(lease.lines)
         self._end(lease)
         if lease.is_lost:
             history = lease.history.lost()
@@ -581,21 +458,3 @@ class Ledger:
                 yield self._reject(run, history)
             else:
                 self._requeue(now, run, history, 0 if lease.is_lost else None)
-
-    def _wake_delayed(self, now: float) -> None:
-        while self._delayed and self._delayed[0][0] <= now:
-            _, first, stop, history = heapq.heappop(self._delayed)
-            heapq.heappush(self._queue, (first, stop, history))
-
-
-def _runs(lines: range | set[int]) -> list[range]:
-    """Put lines together into as few ranges as possible, in order."""
-    if isinstance(lines, range):
-        return [lines] if lines else []
-    runs: list[range] = []
-    for line in sorted(lines):
-        if runs and runs[-1].stop == line:
-            runs[-1] = range(runs[-1].start, line + 1)
-        else:
-            runs.append(range(line, line + 1))
-    return runs

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from backends import both_backends, run
+from fake_server import FakeServer
+from trioline.client import command as command_module
+from trioline.client.command import CommandFailed, each_function, exec_function
+from trioline.client.item import GiveBack, Item, Raw
+from trioline.client.worker import WorkerSummary, run_worker
+
+
+def items(*lines: bytes) -> list[Item]:
+    return [Item(number, 1, line) for number, line in enumerate(lines)]
+
+
+def shown(results: list[object]) -> list[object]:
+    """Results as comparable values."""
+    return [
+        bytes(each) if isinstance(each, Raw) else f"{type(each).__name__}: {each}"
+        for each in results
+    ]
+
+
+async def exec_work(server: FakeServer, command: str, concurrency: int = 1) -> WorkerSummary:
+    async with exec_function(command) as function:
+        return await run_worker(function, server.address, many=True, concurrency=concurrency)
+
+
+async def each_work(server: FakeServer, command: str, concurrency: int = 1) -> WorkerSummary:
+    async with each_function(command) as function:
+        return await run_worker(function, server.address, concurrency=concurrency)
+
+
+# --- exec -------------------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_exec_answers_a_whole_job(backend: str, concurrency: int) -> None:
+    with FakeServer([b"%d" % number for number in range(2_000)]) as server:
+        run(backend, functools.partial(exec_work, server, "cat", concurrency))
+        assert server.results == {n: [b"%d" % n] for n in range(2_000)}
+
+
+@both_backends
+def test_exec_starts_one_process_for_all_lines(backend: str, tmp_path: Path) -> None:
+    command = f"echo $$ >> {tmp_path}/pids; exec cat"
+    with FakeServer([b"%d" % number for number in range(300)]) as server:
+        run(backend, functools.partial(exec_work, server, command))
+    assert len((tmp_path / "pids").read_text().split()) == 1
+
+
+@both_backends
+def test_exec_does_not_stop_at_full_pipes(backend: str) -> None:
+    """Far more than pipes hold, through a child that answers while it is still being fed."""
+
+    async def main() -> None:
+        async with exec_function("cat") as function:
+            block = items(*[b"x" * 100_000] * 100)
+            assert [len(each) for each in await function(block)] == [100_000] * 100  # type: ignore[arg-type]
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_child_dying_in_a_batch_costs_one_line(backend: str) -> None:
+    dying = "while read line; do [ $line = 2 ] && exit 3; echo $line; done"
+
+    async def main() -> None:
+        async with exec_function(dying) as function:
+            assert shown(await function(items(b"0", b"1", b"2", b"3", b"4"))) == [
+                b"0",
+                b"1",
+                "CommandFailed: the command ended (exit status 3)",
+                "GiveBack: ",
+                "GiveBack: ",
+            ]
+            assert shown(await function(items(b"5"))) == [b"5"]  # another one
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_child_that_is_killed_is_named_with_its_signal(backend: str) -> None:
+    async def main() -> None:
+        async with exec_function("read line; kill -9 $$") as function:
+            (result,) = await function(items(b"0"))
+            assert str(result) == "the command ended (signal 9 (SIGKILL))"
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_job_with_a_poisonous_line(backend: str) -> None:
+    dying = "while read line; do [ $line = 7 ] && exit 3; echo $line; done"
+    with FakeServer([b"%d" % number for number in range(20)]) as server:
+        summary = run(backend, functools.partial(exec_work, server, dying))
+        assert server.results.pop(7) == ["CommandFailed: the command ended (exit status 3)"] * 3
+        assert server.results == {n: [b"%d" % n] for n in range(20) if n != 7}
+        assert (summary.done, summary.failed) == (19, 3)
+
+
+@both_backends
+def test_exec_command_that_cannot_start_fails_lines_and_ends(backend: str) -> None:
+    with FakeServer([b"1", b"2"], max_attempts=1) as server:
+        run(backend, functools.partial(exec_work, server, "no-such-command-here 2>/dev/null"))
+        text = "CommandFailed: the command ended (exit status 127)"
+        assert server.results == {0: [text], 1: [text]}
+
+
+@both_backends
+def test_exec_output_that_nobody_asked_for_is_found(backend: str) -> None:
+    """Two lines for one: which of them is the answer cannot be told."""
+
+    async def main() -> None:
+        doubling = f'{sys.executable} -c \'import sys\nfor l in sys.stdin: print(l, l, sep="", end="", flush=True)\''
+        async with exec_function(doubling) as function:
+            (result,) = await function(items(b"0"))
+            assert isinstance(result, CommandFailed)
+            assert "printed also '0\\n'" in str(result)
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_output_between_batches_is_found(backend: str, tmp_path: Path) -> None:
+    marker = tmp_path / "printed"
+    command = f"read line; echo $line; while ! [ -e {marker}.go ]; do sleep 0.01; done; echo more; touch {marker}; cat"
+
+    async def main() -> None:
+        async with exec_function(command) as function:
+            assert shown(await function(items(b"0"))) == [b"0"]
+            Path(f"{marker}.go").touch()
+            while not await anyio.Path(marker).exists():
+                await anyio.sleep(0.01)
+            first, second = await function(items(b"1", b"2"))
+            assert "printed also 'more\\n'" in str(first)
+            assert isinstance(second, GiveBack)
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_silence_is_bounded_where_asked_for(backend: str) -> None:
+    async def main() -> None:
+        async with exec_function("read line; echo $line; sleep 60", answer_seconds=0.2) as function:
+            assert shown(await function(items(b"0", b"1", b"2"))) == [
+                b"0",
+                "CommandFailed: the command printed nothing for 0.2 seconds (signal 9 (SIGKILL))",
+                "GiveBack: ",
+            ]
+
+    run(backend, main)
+
+
+@both_backends
+def test_exec_warns_of_a_child_that_buffers(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with exec_function("cat > /dev/null") as function:
+            with anyio.move_on_after(0.3):
+                await function(items(b"0"))
+
+    monkeypatch.setattr(command_module, "FIRST_ANSWER_SECONDS", 0.1)
+    run(backend, main)
+    assert "python -u" in caplog.text
+
+
+@both_backends
+def test_exec_children_end_with_the_block_and_with_a_cancelled_call(
+    backend: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with exec_function(f"echo $$ >> {tmp_path}/pids; exec cat") as function:
+            await function(items(b"0"))
+        async with exec_function(f"echo $$ >> {tmp_path}/pids; sleep 60") as function:
+            with anyio.move_on_after(0.3):
+                await function(items(b"0"))
+
+    run(backend, main)
+    for pid in (tmp_path / "pids").read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+# --- each -------------------------------------------------------------------------------------------
+
+
+@both_backends
+def test_each_answers_a_whole_job(backend: str) -> None:
+    with FakeServer([b"%d" % number for number in range(20)]) as server:
+        run(backend, functools.partial(each_work, server, "read n; echo $((n * 2))", 4))
+        assert server.results == {n: [b"%d" % (2 * n)] for n in range(20)}
+
+
+async def each_once(command: str, line: bytes = b"line") -> bytes:
+    async with each_function(command) as function:
+        return bytes(await function(Item(7, 2, line)))
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("cat", b"line"),
+        ("printf '[1]'", b"[1]"),
+        ("echo", b""),
+        ("printf 'a\\r\\n'", b"a\r"),
+        ("echo $TRIOLINE_ID $TRIOLINE_ATTEMPT", b"7 2"),
+        ("echo fine; echo noise >&2", b"fine"),
+    ],
+)
+def test_each_takes_one_line(backend: str, command: str, result: bytes) -> None:
+    assert run(backend, functools.partial(each_once, command)) == result
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("echo out; echo wrong here >&2; exit 3", "exit status 3: wrong here"),
+        ("exit 1", "exit status 1"),
+        ("kill -15 $$", "signal 15 (SIGTERM)"),
+        ("true", "the command printed nothing; one line is expected"),
+        ("printf 'a\\nb\\n'", "the command printed 2 lines; one is expected"),
+    ],
+)
+def test_each_fails_with_a_sentence(backend: str, command: str, text: str) -> None:
+    async def main() -> None:
+        with pytest.raises(CommandFailed) as caught:
+            await each_once(command)
+        assert str(caught.value) == text
+
+    run(backend, main)
+
+
+@both_backends
+def test_each_moves_large_lines_through_full_pipes(backend: str) -> None:
+    line = b"x" * 5_000_000
+    assert run(backend, functools.partial(each_once, "cat", line)) == line
+
+
+@both_backends
+def test_each_kills_what_is_cancelled(backend: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(0.3):
+            await each_once(f"echo $$ > {tmp_path}/pid; sleep 60")
+
+    run(backend, main)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
