@@ -42,7 +42,10 @@ class Seconds(click.FloatRange):
     """A duration that is a number: of nan no range says that it is not in it."""
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401 - as in click
         """Take a number, and only that."""
         seconds = super().convert(value, param, ctx)

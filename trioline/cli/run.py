@@ -73,6 +73,7 @@ def _run(options: dict[str, Any]) -> int:
         leases=lease_settings(options),
         server=server_settings(options),
         address_file=options["address_file"],
+        log_format=options["log_format"],
         quiet=options["quiet"],
     )
     address = str(Address(path=str(options["unix"])))

@@ -41,6 +41,7 @@ def serve_command(**options: Any) -> int:  # noqa: ANN401 - click's values
             leases=lease_settings(options),
             server=server_settings(options),
             address_file=options["address_file"],
+            log_format=options["log_format"],
             quiet=options["quiet"],
         )
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,12 @@ from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
 from trioline.errors import UsageError
 from trioline.ops.progress import Progress, summary
 from trioline.server.app import Outcome, Server
+from trioline.server.listeners import open_listeners
+from trioline.storage.files import Disk, OsFiles
 from trioline.storage.job import Job
+from trioline.storage.opening import check_paths
+
+log = logging.getLogger("trioline.cli")
 
 REFRESH_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,10 +68,31 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
         return EXIT_REJECTED if job.rejected_count else EXIT_DONE
 
 
+def _check_before(service: Service) -> None:
+    """Find out what would fail only after a new job's files were made, or an old one's thrown away.
+
+    Raises:
+        UsageError: An address cannot be listened on, or the address file cannot be written.
+    """
+    path = service.address_file
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK)):
+        why = "it is a folder" if path.is_dir() else f"{path.parent} is no folder to write in"
+        raise UsageError(f"The address file {path} cannot be written: {why}.")
+    if service.job.fresh or not service.job.state.exists():
+        check_paths(Disk(OsFiles()), service.job)
+        trio.run(_try_to_listen, service.server)
+
+
+async def _try_to_listen(settings: ServerSettings) -> None:
+    async with open_listeners(settings):
+        pass
+
+
 async def _serve(job: Job, service: Service, companion: Companion | None) -> Outcome:
     server = Server(job, service.leases, service.server)
     outcome = Outcome.STOPPED
     ended = trio.Event()
+    progress = Progress(log.info, is_live=service.log_format == "text")
 
     async def run(*, task_status: trio.TaskStatus[Sequence[Address]]) -> None:
         nonlocal outcome
@@ -76,36 +102,35 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(run)
-            nursery.start_soon(_stop_at_signals, server, signals)
+            nursery.start_soon(_stop_at_signals, server, signals, progress)
             with _announced(addresses, service.address_file):
                 if not service.quiet:
-                    nursery.start_soon(_show, server)
+                    nursery.start_soon(_show, server, progress)
                 if companion is not None:
                     nursery.start_soon(companion, server, addresses)
                 await ended.wait()
                 nursery.cancel_scope.cancel()
-    _say(service, _last_words(server, outcome, service))
+    log.info("%s", _last_words(server, outcome, service))
     return outcome
 
 
-async def _stop_at_signals(server: Server, signals: AsyncIterator[int]) -> None:
+async def _stop_at_signals(server: Server, signals: AsyncIterator[int], progress: Progress) -> None:
     stops = 0
     async for number in signals:
         stops += 1
         if stops == 1:
-            print(
-                f"trioline: {signal.Signals(number).name}: finishing what is under way; "
-                "once more ends it now, and it can be resumed.",
-                file=sys.stderr,
-                flush=True,
+            log.info(
+                "%s: finishing what is under way; once more ends it now, and it can be resumed.",
+                signal.Signals(number).name,
             )
         if stops == 3:
+            progress.close()
             os._exit(EXIT_STOPPED)  # what was acknowledged is safe at every instant
         server.stop()
 
 
-async def _show(server: Server) -> None:
-    with Progress() as progress:
+async def _show(server: Server, progress: Progress) -> None:
+    with progress:
         while True:
             progress.show(server.snapshot())
             await trio.sleep(REFRESH_SECONDS)
@@ -145,7 +170,7 @@ def _raise_file_limit() -> None:
 def _finished(job: Job) -> str:
     rejected = f", {job.rejected_count:,} of them rejected" if job.rejected_count else ""
     return (
-        f"trioline: this job is complete already: {job.written_count:,} lines in "
+        f"This job is complete already: {job.written_count:,} lines in "
         f"{job.settings.output}{rejected}. --fresh does it again."
     )
 
@@ -157,8 +182,3 @@ def _last_words(server: Server, outcome: Outcome, service: Service) -> str:
     if server.snapshot().rejected:
         return words + f" See {service.job.rejected}."
     return words
-
-
-def _say(service: Service, text: str) -> None:
-    if not service.quiet:
-        print(text, file=sys.stderr, flush=True)

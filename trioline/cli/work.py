@@ -242,4 +242,6 @@ async def _run_processes(work: Work, count: int) -> int:
 def _say_summary(summary: WorkerSummary) -> None:
     failed = f", {summary.failed:,} attempts failed" if summary.failed else ""
     end = "the job is complete" if summary.complete else "stopped before the end of the job"
-    log.info("%s lines done%s in %s; %s.", f"{summary.done:,}", failed, duration(summary.seconds), end)
+    log.info(
+        "%s lines done%s in %s; %s.", f"{summary.done:,}", failed, duration(summary.seconds), end
+    )

@@ -150,7 +150,7 @@ class Consumer:
             value = await self._function(item)
         except GiveBack:
             return None
-        except Exception as error:  # noqa: BLE001 - a failed attempt, whatever it is
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed attempt, whatever it is
             return failure_of(error)
         except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
             return self._stray_cancellation(error)  # noqa: ASYNC104
@@ -161,6 +161,8 @@ class Consumer:
             values = await self._function(items)
         except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
             return [error] * len(items)
+        except SystemExit as error:  # a library's sys.exit() must not end the worker
+            return [failure_of(error)] * len(items)
         except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
             return [self._stray_cancellation(error)] * len(items)  # noqa: ASYNC104
         return _checked(values, len(items))
@@ -190,6 +192,8 @@ class Consumer:
             return [self._function(items[0])]
         except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
             return [error] * len(items)
+        except SystemExit as error:  # a library's sys.exit() must not end the worker
+            return [failure_of(error)] * len(items)
 
     def _finish(self, items: list[Item], values: Sequence[object], began_at: float) -> None:
         self._pace.record(len(items), time.perf_counter() - began_at)

@@ -104,6 +104,8 @@ def reason_of(error: BaseException) -> str:
     system = cause if isinstance(cause, OSError) else error
     if isinstance(system, OSError) and system.errno in errno.errorcode:
         return os.strerror(system.errno)
+    if isinstance(system, socket.gaierror):
+        return system.strerror or str(system)
     return str(system) or type(system).__name__
 
 

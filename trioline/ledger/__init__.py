@@ -245,8 +245,8 @@ class Ledger:
         start = max(lines.start, self.base)
         new = tuple(self._table.unsettled_runs(start, lines.stop))
         for run in new:
+            self._remove_from_leases(run, holder)  # first: settling may forget their owners
             self._table.settle(run)
-            self._remove_from_leases(run, holder)
         return new
 
     def _remove_from_leases(self, run: range, holder: HolderId) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
@@ -19,25 +20,36 @@ BAR_WIDTH = 30
 
 
 class Progress:
-    """Shows snapshots on a stream; used as a context manager.
+    """Shows snapshots on stderr; used as a context manager.
 
     Args:
+        say: Takes a line for a log, where stderr is no terminal.
+        is_live: False: lines for a log on a terminal, too.
         stream: None for stderr.
+
+    **Closing**: leaving the context, or ``close``, gives the terminal back as it was.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._console = Console(file=self._stream)
+    def __init__(
+        self, say: Callable[[str], None], *, is_live: bool = True, stream: TextIO | None = None
+    ) -> None:
+        self._say = say
+        self._console = Console(file=stream or sys.stderr)
+        self._is_live = is_live and self._console.is_terminal
         self._live: Live | None = None
         self._shown_at: float | None = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the live display away; idempotent."""
         if self._live is not None:
             self._live.stop()
 
@@ -49,11 +61,7 @@ class Progress:
             self._shown_at = snapshot.elapsed  # nothing to tell yet
         elif snapshot.elapsed - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = snapshot.elapsed
-            self.say(plain(snapshot))
-
-    def say(self, line: str) -> None:
-        """Print a line of its own."""
-        self._console.print(Text(line), soft_wrap=True)
+            self._say(plain(snapshot))
 
 
 def draw(snapshot: Snapshot) -> Table:
@@ -74,7 +82,7 @@ def draw(snapshot: Snapshot) -> Table:
 
 def plain(snapshot: Snapshot) -> str:
     """One line for logs."""
-    return f"trioline: {snapshot.progress:.1%} · " + " · ".join(figures(snapshot))
+    return f"{snapshot.progress:.1%} · " + " · ".join(figures(snapshot))
 
 
 def figures(snapshot: Snapshot) -> list[str]:
@@ -89,7 +97,8 @@ def figures(snapshot: Snapshot) -> list[str]:
     parts.append(f"{snapshot.rate:,.0f}/s" if snapshot.rate >= 10 else f"{snapshot.rate:.2g}/s")
     if snapshot.eta is not None and snapshot.state == "running":
         parts.append(f"ETA {duration(snapshot.eta)}")
-    parts.append(f"{len(snapshot.workers):,} workers")
+    workers = len(snapshot.workers)
+    parts.append("1 worker" if workers == 1 else f"{workers:,} workers")
     if snapshot.state != "running":
         parts.append(snapshot.state)
     return parts
@@ -136,7 +145,7 @@ def summary(snapshot: Snapshot) -> str:
     total = "" if snapshot.total is None else f" of {snapshot.total:,}"
     rejected = f", {snapshot.rejected:,} of them rejected" if snapshot.rejected else ""
     return (
-        f"trioline: {snapshot.written:,}{total} lines written{rejected}; "
+        f"{snapshot.written:,}{total} lines written{rejected}; "
         f"{duration(snapshot.elapsed)} this time."
     )
 

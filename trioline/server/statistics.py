@@ -131,6 +131,7 @@ class Statistics:
         return tuple(sorted(rows, key=lambda row: (-row.leased, -row.done, row.name)))
 
     def _is_worker(self, peer: Peer) -> bool:
+        has_name = peer.name not in (None, peer.address)  # not one who only asks for the status
         return bool(
-            peer.name or peer.done_count or peer.failed_count or self._ledger.holds(peer.holder)
+            has_name or peer.done_count or peer.failed_count or self._ledger.holds(peer.holder)
         )
