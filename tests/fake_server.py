@@ -192,6 +192,7 @@ class FakeServer:
                 sock, _ = listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets.add(sock)
             self._spawn(self._serve, sock)
 

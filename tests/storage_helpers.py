@@ -2,7 +2,7 @@
 
 ``CrashFiles`` keeps what was synced apart from what was not, for files and for folders. ``kill``
 ends the process only; ``lose_power`` keeps any part of what was not synced: writes whole, dropped,
-torn at a sector, or as zeros; names made or removed, or not.
+torn at any byte, some of their sectors, or as zeros; names made or removed, or not; new folders.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
 import attrs
 
@@ -38,6 +37,8 @@ class _Inode:
 @attrs.define(eq=False)
 class _Folder:
     number: int
+    is_synced: bool
+    """Its own name is on the disk."""
     names: dict[str, _Inode] = attrs.Factory(dict)
     synced: dict[str, _Inode] = attrs.Factory(dict)
     pending: list[dict[str, _Inode | None]] = attrs.Factory(list)
@@ -48,36 +49,43 @@ class CrashFiles:
     """The system calls of storage, in memory."""
 
     def __init__(self, folders: Iterable[Path] = (Path("/d"),)) -> None:
-        self.folders: dict[Path, _Folder] = {}
         self.call_count = 0
+        """Calls that change something."""
         self.crash_at: int | None = None
-        """The process ends at this system call, counted from 1."""
+        """The process ends at this one of them, counted from 1."""
         self.crash_after = False
         """... when it has been made, not before."""
-        self.fail: Callable[[str, Path, int], int | None] = lambda _call, _path, _count: None
-        """Given the call's name, its path and its number: the errno to fail with."""
+        self.fail: Callable[[str, Path, int], int | None] | None = None
+        """Given the call's name, its path and ``call_count``: the errno to fail with."""
         self.short_writes: random.Random | None = None
+        self._folders: dict[str, _Folder] = {}
         self._open: dict[int, tuple[Path, _Inode]] = {}
         self._locks: dict[int, int] = {}
         self._next = 10
         for path in folders:
-            self.folders[path] = _Folder(self._number())
+            self._folders[str(path)] = _Folder(self._number(), is_synced=True)
 
     # --- what tests do ----------------------------------------------------------------------
 
     def put(self, path: Path, data: bytes) -> None:
         """Place a file, safely on the disk."""
         inode = _Inode(self._number(), bytearray(data), data)
-        folder = self.folders[path.parent]
-        folder.names[path.name] = folder.synced[path.name] = inode
+        folder, name = self._find(path)
+        folder.names[name] = folder.synced[name] = inode
 
     def get(self, path: Path) -> bytes:
         """What is in a file now."""
-        return bytes(self.folders[path.parent].names[path.name].data)
+        folder, name = self._find(path)
+        return bytes(folder.names[name].data)
 
     def has(self, path: Path) -> bool:
         """Whether there is such a file."""
-        return path.parent in self.folders and path.name in self.folders[path.parent].names
+        folder, _, name = str(path).rpartition("/")
+        return folder in self._folders and name in self._folders[folder].names
+
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [Path(at) / name for at, folder in self._folders.items() for name in folder.names]
 
     @property
     def open_count(self) -> int:
@@ -93,30 +101,35 @@ class CrashFiles:
     def lose_power(self, rng: random.Random) -> None:
         """End everything; of what was not synced any part may remain."""
         self.kill()
-        for folder in self.folders.values():
-            names = dict(folder.synced)
-            for change in folder.pending:
-                if rng.random() < 0.5:
-                    _apply_names(names, change)
-            folder.names, folder.synced, folder.pending = names, dict(names), []
-        # A folder made and not synced would vanish with all in it: too kind to be of interest.
-        everything = {i.number: i for f in self.folders.values() for i in f.names.values()}
-        for inode in everything.values():
-            inode.data = _survivor(inode, rng)
-            inode.synced, inode.pending = bytes(inode.data), []
+        for path, folder in list(self._folders.items()):
+            if not folder.is_synced and rng.random() < 0.5:
+                del self._folders[path]
+                continue
+            folder.is_synced = True
+            if folder.pending:
+                names = dict(folder.synced)
+                for change in folder.pending:
+                    if rng.random() < 0.5:
+                        _apply_names(names, change)
+                folder.names, folder.synced, folder.pending = names, dict(names), []
+        for folder in self._folders.values():
+            for inode in folder.names.values():
+                if inode.pending:
+                    inode.data = _survivor(inode, rng)
+                    inode.synced, inode.pending = bytes(inode.data), []
 
     # --- system calls -----------------------------------------------------------------------
 
     def open(self, path: Path, flags: int) -> int:
-        folder = self._folder(path)
-        self._call("open" if path.name in folder.names else "create", path)
-        inode = folder.names.get(path.name)
+        folder, name = self._find(path)
+        inode = folder.names.get(name)
+        self._call("create" if inode is None else "open", path)
         if inode is None:
             if not flags & os.O_CREAT:
                 raise _error(errno.ENOENT, path)
             inode = _Inode(self._number())
-            folder.names[path.name] = inode
-            folder.pending.append({path.name: inode})
+            folder.names[name] = inode
+            folder.pending.append({name: inode})
         elif flags & os.O_EXCL:
             raise _error(errno.EEXIST, path)
         if flags & os.O_TRUNC and inode.data:
@@ -127,9 +140,10 @@ class CrashFiles:
         return fd
 
     def close(self, fd: int) -> None:
-        _path, inode = self._open.pop(fd)
+        path, inode = self._open.pop(fd)
         if self._locks.get(inode.number) == fd:
             del self._locks[inode.number]
+        self._fail("close", path)
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         path, inode = self._open[fd]
@@ -156,7 +170,8 @@ class CrashFiles:
     def sync(self, fd: int) -> None:
         path, inode = self._open[fd]
         self._call("sync", path)
-        inode.synced, inode.pending = bytes(inode.data), []
+        if inode.pending:
+            inode.synced, inode.pending = bytes(inode.data), []
         self._called()
 
     def lock(self, fd: int) -> None:
@@ -166,54 +181,63 @@ class CrashFiles:
             raise BlockingIOError(errno.EAGAIN, "held", str(path))
 
     def fstat(self, fd: int) -> Stat:
-        _path, inode = self._open[fd]
+        path, inode = self._open[fd]
+        self._fail("fstat", path)
         return Stat(size=len(inode.data), device=1, inode=inode.number)
 
     def stat(self, path: Path) -> Stat:
-        if path in self.folders:
-            number = self.folders[path].number
-            return Stat(size=0, device=1, inode=number, is_file=False, is_folder=True)
-        inode = self._folder(path).names.get(path.name)
+        self._fail("stat", path)
+        here = self._folders.get(str(path))
+        if here is not None:
+            return Stat(size=0, device=1, inode=here.number, is_file=False, is_folder=True)
+        folder, name = self._find(path)
+        inode = folder.names.get(name)
         if inode is None:
             raise _error(errno.ENOENT, path)
         return Stat(size=len(inode.data), device=1, inode=inode.number)
 
     def is_writable(self, path: Path) -> bool:
-        return path in self.folders or self.has(path)
+        self._fail("is_writable", path)
+        return str(path) in self._folders or self.has(path)
 
     def rename(self, old: Path, new: Path) -> None:
         self._call("rename", old)
-        folder = self._folder(old)
-        change = {old.name: None, new.name: folder.names[old.name]}
+        folder, name = self._find(old)
+        change = {name: None, new.name: folder.names[name]}
         _apply_names(folder.names, change)
         folder.pending.append(change)
         self._called()
 
     def unlink(self, path: Path) -> None:
         self._call("unlink", path)
-        folder = self._folder(path)
-        if path.name not in folder.names:
+        folder, name = self._find(path)
+        if name not in folder.names:
             raise _error(errno.ENOENT, path)
-        del folder.names[path.name]
-        folder.pending.append({path.name: None})
+        del folder.names[name]
+        folder.pending.append({name: None})
         self._called()
 
     def mkdir(self, path: Path) -> None:
         self._call("mkdir", path)
-        if path in self.folders:
+        if str(path) in self._folders:
             raise _error(errno.EEXIST, path)
-        self.folders[path] = _Folder(self._number())
+        self._folders[str(path)] = _Folder(self._number(), is_synced=False)
         self._called()
 
     def listdir(self, path: Path) -> list[str]:
-        if path not in self.folders:
+        self._fail("listdir", path)
+        if str(path) not in self._folders:
             raise _error(errno.ENOENT, path)
-        return list(self.folders[path].names)
+        return list(self._folders[str(path)].names)
 
     def sync_folder(self, path: Path) -> None:
         self._call("sync_folder", path)
-        folder = self.folders[path]
-        folder.synced, folder.pending = dict(folder.names), []
+        folder = self._folders[str(path)]
+        if folder.pending:
+            folder.synced, folder.pending = dict(folder.names), []
+        for other, inner in self._folders.items():
+            if not inner.is_synced and other.rpartition("/")[0] == str(path):
+                inner.is_synced = True
         self._called()
 
     # --- inside -----------------------------------------------------------------------------
@@ -222,21 +246,23 @@ class CrashFiles:
         self._next += 1
         return self._next
 
-    def _folder(self, path: Path) -> _Folder:
-        if path.parent not in self.folders:
+    def _find(self, path: Path) -> tuple[_Folder, str]:
+        folder, _, name = str(path).rpartition("/")
+        found = self._folders.get(folder)
+        if found is None:
             raise _error(errno.ENOENT, path)
-        return self.folders[path.parent]
+        return found, name
 
     def _cut(self, inode: _Inode, length: int) -> None:
-        del inode.data[length:]
-        inode.data.extend(bytes(length - len(inode.data)))
-        inode.pending.append((length, None))
+        if length != len(inode.data):
+            _resize(inode.data, length)
+            inode.pending.append((length, None))
 
     def _call(self, name: str, path: Path) -> None:
         """Before a call that changes something."""
         self.call_count += 1
-        if self.call_count == self.crash_at and not self.crash_after:
-            raise Crash
+        if self.crash_at is not None and self.call_count + (not self.crash_after) > self.crash_at:
+            raise Crash  # again and again: what is dead does nothing more
         self._fail(name, path)
 
     def _called(self) -> None:
@@ -244,9 +270,10 @@ class CrashFiles:
             raise Crash
 
     def _fail(self, name: str, path: Path) -> None:
-        code = self.fail(name, path, self.call_count)
-        if code is not None:
-            raise _error(code, path)
+        if self.fail is not None:
+            code = self.fail(name, path, self.call_count)
+            if code is not None:
+                raise _error(code, path)
 
 
 def _error(code: int, path: Path) -> OSError:
@@ -262,37 +289,60 @@ def _apply_names(names: dict[str, _Inode], change: dict[str, _Inode | None]) -> 
 
 
 def _write(data: bytearray, offset: int, new: bytes) -> None:
-    data.extend(bytes(max(0, offset - len(data))))
+    if offset > len(data):
+        data.extend(bytes(offset - len(data)))
     data[offset : offset + len(new)] = new
+
+
+def _resize(data: bytearray, length: int) -> None:
+    del data[length:]
+    data.extend(bytes(length - len(data)))
 
 
 def _survivor(inode: _Inode, rng: random.Random) -> bytearray:
     """What of a file remains after a power loss."""
     data = bytearray(inode.synced)
-    for offset, new in inode.pending:
-        fate: Literal["kept", "dropped", "torn", "zeroed"] = rng.choice(
-            ("kept", "kept", "dropped", "torn", "zeroed")
-        )
+    # Most of the time each part has its own fate; at times only the first ones arrived.
+    kept_count = rng.randrange(len(inode.pending) + 1) if rng.random() < 0.3 else None
+    for at, (offset, new) in enumerate(inode.pending):
+        if kept_count is None:
+            fate = rng.choice(("kept", "kept", "dropped", "torn", "holed", "zeroed"))
+        else:
+            fate = "kept" if at < kept_count else "torn" if at == kept_count else "dropped"
         if fate == "dropped":
             continue
         if new is None:
-            del data[offset:]
-            data.extend(bytes(offset - len(data)))
-        elif fate == "torn":
-            _write(data, offset, new[: _sector_cut(offset, len(new), rng)])
-        elif fate == "zeroed" and offset + len(new) > len(data):
-            # The length arrived, the content did not: only where the file grew.
-            _write(data, max(offset, len(data)), bytes(offset + len(new) - max(offset, len(data))))
+            _resize(data, offset)
         elif fate == "kept":
             _write(data, offset, new)
+        elif fate == "torn":
+            _write(data, offset, new[: _tear(offset, len(new), rng)])
+        elif fate == "holed":
+            _write_some_sectors(data, offset, new, rng)
+        elif offset + len(new) > len(data):
+            # The length arrived, the content did not: only where the file grew.
+            _resize(data, offset + len(new))
     return data
 
 
-def _sector_cut(offset: int, length: int, rng: random.Random) -> int:
-    """A length, up to ``length``, that ends at a sector's border or at the end."""
-    first = -offset % SECTOR_BYTES
-    cuts: list[int] = [0, *range(first, length, SECTOR_BYTES), length]
-    return cuts[rng.randrange(len(cuts))]
+def _tear(offset: int, length: int, rng: random.Random) -> int:
+    """A length up to ``length``; half of the time one that ends at a sector's border."""
+    if rng.random() < 0.5:
+        return rng.randrange(length + 1)
+    cuts = [0, *range(-offset % SECTOR_BYTES, length, SECTOR_BYTES), length]
+    return rng.choice(cuts)
+
+
+def _write_some_sectors(data: bytearray, offset: int, new: bytes, rng: random.Random) -> None:
+    """Any of the sectors arrive; where the file grew, the others are zeros."""
+    if offset + len(new) > len(data):
+        _resize(data, offset + len(new))
+    begin = 0
+    while begin < len(new):
+        end = min(len(new), begin + SECTOR_BYTES - (offset + begin) % SECTOR_BYTES)
+        if rng.random() < 0.5:
+            data[offset + begin : offset + end] = new[begin:end]
+        begin = end
 
 
 def settings_for(

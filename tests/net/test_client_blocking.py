@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-
 from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
+
 from trioline.client.blocking import Client
 from trioline.client.item import Raw, Reject
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
@@ -151,11 +151,16 @@ def test_results_lost_at_the_very_end_are_sent_again() -> None:
 
 def test_leaving_early_gives_the_rest_back() -> None:
     with FakeServer(numbers(10)) as server:
-        with pytest.raises(KeyError), Client(server.address, batch=10) as client:
-            for item in client:
-                client.done(item, item.data**2)
-                if item.id == 3:
-                    raise KeyError
+
+        def leave_at_three() -> None:
+            with Client(server.address, batch=10) as client:
+                for item in client:
+                    client.done(item, item.data**2)
+                    if item.id == 3:
+                        raise KeyError
+
+        with pytest.raises(KeyError):
+            leave_at_three()
         assert server.results == {n: [b"%d" % n**2] for n in range(4)}
         assert server.holder == {}
 
@@ -202,12 +207,12 @@ def test_a_wait_is_taken_up_again_after_a_renewal() -> None:
         with Client(server.address) as client:
             lines = iter(client)
             held = next(lines)
-            thread = threading.Thread(
-                target=lambda: (
-                    server.wait_for(lambda: server.count("extend") >= 2),
-                    server.add_lines([b"1"]),
-                )
-            )
+
+            def bring_work_after_renewals() -> None:
+                server.wait_for(lambda: server.count("extend") >= 2)
+                server.add_lines([b"1"])
+
+            thread = threading.Thread(target=bring_work_after_renewals)
             thread.start()
             client.done(next(lines), 1)
             thread.join(DEADLINE_SECONDS)
@@ -228,11 +233,14 @@ def test_without_a_server_it_gives_up_in_time(seconds: float) -> None:
 
 
 def test_the_loss_of_the_server_is_an_exception_of_the_loop() -> None:
-    with FakeServer(numbers(10)) as server, pytest.raises(ConnectionLost, match="Gave up"):
+    def work() -> None:
         with Client(server.address, batch=1, reconnect_seconds=0.2) as client:
             for item in client:
                 server.hang_up(listen=False)
                 client.done(item, 0)
+
+    with FakeServer(numbers(10)) as server, pytest.raises(ConnectionLost, match="Gave up"):
+        work()
 
 
 def test_the_wrong_token_is_final() -> None:

@@ -5,11 +5,11 @@ import threading
 import anyio
 import anyio.abc
 import pytest
-
 from backends import both_backends, run
 from fake_server import FakeServer
-from trioline.client.lease import Lease
+
 from trioline.client.item import Raw, Reject
+from trioline.client.lease import Lease
 from trioline.client.pipeline import Pending, decoder
 from trioline.client.session import connect
 from trioline.errors import (

@@ -4,19 +4,20 @@ import asyncio
 import functools
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-
 from backends import both_backends, run
 from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
+
 from trioline.client.item import GiveBack, Item, Raw, Reject
 from trioline.client.worker import WorkerSummary, run_worker
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
 from trioline.wire.codec import encode_reply
-from trioline.wire.messages import Extend, Get, Refusal, Release, Retry
+from trioline.wire.messages import Extend, Get, Hello, Refusal, Release, Retry
 
 
 def numbers(count: int) -> list[bytes]:
@@ -47,7 +48,7 @@ async def wait_for(server: FakeServer, condition: Any) -> None:  # noqa: ANN401
     await anyio.to_thread.run_sync(server.wait_for, condition)
 
 
-# --- functions ------------------------------------------------------------------------------------
+# --- functions -----------------------------------------------------------------------------------
 
 
 @both_backends
@@ -62,10 +63,7 @@ async def wait_for(server: FakeServer, condition: Any) -> None:  # noqa: ANN401
     ],
 )
 def test_every_kind_of_function_does_the_job(
-    backend: str,
-    function: Any,
-    many: bool,
-    concurrency: int,  # noqa: ANN401
+    backend: str, function: Callable[..., Any], many: bool, concurrency: int
 ) -> None:
     async def main() -> WorkerSummary:
         return await run_worker(function, server.address, many=many, concurrency=concurrency)
@@ -258,7 +256,7 @@ def test_slow_lines_are_not_hoarded(backend: str) -> None:
         run(backend, main)
 
 
-# --- leases -----------------------------------------------------------------------------------------
+# --- leases --------------------------------------------------------------------------------------
 
 
 @both_backends
@@ -319,7 +317,7 @@ def test_notes_reach_the_server(backend: str) -> None:
         assert (note.text, note.id) == ("late", 0)  # type: ignore[union-attr]  # a Note
 
 
-# --- cuts --------------------------------------------------------------------------------------------
+# --- cuts ----------------------------------------------------------------------------------------
 
 
 @both_backends
@@ -336,7 +334,7 @@ def test_a_lost_connection_costs_nothing(backend: str, drop: str) -> None:
         assert summary.failed == 0
         assert server.connections == 3
         # The session was taken up again, so nothing went to anyone else in between.
-        sessions = [each.request.session for each in server.log if each.op == "hello"]  # type: ignore[union-attr]
+        sessions = [each.request.session for each in server.log if isinstance(each.request, Hello)]
         assert sessions[0] is None
         assert drop.startswith("hello") or sessions[1] == sessions[2] == "session-1"
 
@@ -488,7 +486,7 @@ def test_it_goes_home_although_the_server_does_not_answer_any_more(backend: str)
         assert run(backend, main).complete
 
 
-# --- the end ------------------------------------------------------------------------------------------
+# --- the end -------------------------------------------------------------------------------------
 
 
 @both_backends
@@ -549,10 +547,10 @@ def test_a_stop_does_not_wait_for_ever(backend: str, threads: bool) -> None:
         stop = anyio.Event()
 
         async def answer(item: Item) -> int:
-            if item.id == 0:
-                return 0
-            stop.set()
-            return await anyio.sleep_forever()  # type: ignore[func-returns-value]
+            if item.id != 0:
+                stop.set()
+                await anyio.sleep_forever()
+            return 0
 
         def answer_in_thread(item: Item) -> int:
             if item.id == 0:

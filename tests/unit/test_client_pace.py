@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from trioline.client.pace import FIRST_STEP, Pace
 
 
@@ -26,9 +28,7 @@ def test_quick_lines_come_in_growing_numbers_up_to_the_most() -> None:
         pace.record(100, 0.001)
         sizes.append(pace.wanted(idle=1, queued=0))
     assert sizes[0] == 1 + FIRST_STEP
-    assert all(
-        after <= 2 * before + FIRST_STEP for before, after in zip(sizes, sizes[1:], strict=False)
-    )
+    assert all(after <= 2 * before + FIRST_STEP for before, after in itertools.pairwise(sizes))
     assert sizes[-1] == 1_000
 
 

@@ -572,10 +572,9 @@ class FailAt:
 
 def picture(files: CrashFiles) -> dict[Path, bytes]:
     return {
-        folder / name: files.get(folder / name)
-        for folder, entry in files.folders.items()
-        for name in entry.names
-        if files.get(folder / name) or not name.startswith("journal")
+        path: files.get(path)
+        for path in files.paths()
+        if files.get(path) or not path.name.startswith("journal")
     }
 
 

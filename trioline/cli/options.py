@@ -43,10 +43,10 @@ class Seconds(click.FloatRange):
 
     def convert(
         self,
-        value: Any,
+        value: Any,  # noqa: ANN401 - as in click
         param: click.Parameter | None,
-        ctx: click.Context | None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401 - as in click
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
         """Take a number, and only that."""
         seconds = super().convert(value, param, ctx)
         if math.isnan(seconds):

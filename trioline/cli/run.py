@@ -31,7 +31,6 @@ from trioline.config import Address
 from trioline.errors import TriolineError, UsageError
 from trioline.server.app import Server
 
-
 ORPHAN_SECONDS = 5.0
 """Workers whose server was killed end after so long: they have nobody else to work for."""
 

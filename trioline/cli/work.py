@@ -35,7 +35,6 @@ from trioline.config import Address
 from trioline.errors import UsageError
 from trioline.ops.progress import duration
 
-
 log = logging.getLogger("trioline.cli")
 
 

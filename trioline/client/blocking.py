@@ -118,7 +118,8 @@ class Client:
         )
         self._settling = threading.RLock()
         self._fetching = threading.Lock()
-        self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._is_closing = False
         self._renewer = threading.Thread(target=self._renew, name="trioline renewer", daemon=True)
         self._is_complete = False
         self._lease_timeout = 900.0
@@ -149,7 +150,8 @@ class Client:
                 self.flush()
             self._say_goodbye()
         finally:
-            self._closing.set()
+            self._is_closing = True
+            self._wake.set()
             self._tether.close()
             self._renewer.join(LEAVE_SECONDS)
 
@@ -285,6 +287,8 @@ class Client:
             for number, refusal in self._outbox.refused:
                 logger.warning("The server would not have line %d's result: %s", number, refusal)
             self._outbox.refused.clear()
+            if self._outbox.has_returned:
+                self._wake.set()  # nobody else may be about to send
 
     def _fetch(self, at_least: int) -> bool:
         """Have lines queued; False when the job is complete."""
@@ -344,11 +348,14 @@ class Client:
 
     def _renew(self) -> None:
         renewed_at = time.monotonic()
-        while not self._closing.wait(min(TICK_SECONDS, self._lease_timeout / 6)):
+        while not self._is_closing:
+            self._wake.wait(min(TICK_SECONDS, self._lease_timeout / 6))
+            self._wake.clear()
             now = time.monotonic()
             try:
                 self._send_notes()
-                if self._outbox.waiting and now - self._sent_at >= FLUSH_SECONDS:
+                overdue = now - self._sent_at >= FLUSH_SECONDS
+                if self._outbox.has_returned or (self._outbox.waiting and overdue):
                     self._send_results(self._tether.link)
                 if len(self._hand) and now >= renewed_at + self._lease_timeout / 3:
                     renewed_at = now

@@ -45,7 +45,8 @@ class Link:
         self._socket = raw
         self._pipeline = Pipeline()
         self._sending = threading.Lock()
-        self._reading = threading.Lock()
+        self._turn = threading.Condition()
+        self._is_reading = False
         self.sent_count = 0
         self.end_reason: str | None = None
         self.hello: HelloReply
@@ -110,10 +111,7 @@ class Link:
 
     def wait(self, pending: Pending[Any]) -> None:
         """Read until a request that was sent has its reply, or never will."""
-        while not pending.is_settled:
-            with self._reading:
-                if not pending.is_settled:
-                    self._receive()
+        self._read_until(lambda: pending.is_settled)
 
     def close(self) -> None:
         """Close it; whoever waits is failed. Idempotent."""
@@ -124,10 +122,23 @@ class Link:
 
     def _drain(self, error: OSError) -> None:
         """Sending failed: the server may have said why before it closed."""
-        with self._reading:
-            while self.end_reason is None:
-                self._receive()
+        self._read_until(lambda: self.end_reason is not None)
         self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
+
+    def _read_until(self, is_over: Callable[[], bool]) -> None:
+        """Take turns at reading; after each piece everyone looks whether it was for them."""
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: is_over() or not self._is_reading)
+                if is_over():
+                    return
+                self._is_reading = True
+            try:
+                self._receive()
+            finally:
+                with self._turn:
+                    self._is_reading = False
+                    self._turn.notify_all()
 
     def _receive(self) -> None:
         try:

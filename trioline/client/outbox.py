@@ -175,6 +175,11 @@ class Outbox:
         return len(self._waiting) + sum(map(len, self._again))
 
     @property
+    def has_returned(self) -> bool:
+        """Whether there are rows among those to be sent that were sent before."""
+        return bool(self._again)
+
+    @property
     def in_flight(self) -> int:
         """Parcels without an answer."""
         return len(self._sent)
@@ -237,7 +242,9 @@ class Outbox:
         number, outcome = rows[0]
         self._sent_bytes -= _row_bytes(rows[0])
         if refusal.code in RESULT_CODES and not isinstance(outcome, Failure):
-            self.add(number, Failure(f"The server refused the result: {refusal}"))
+            failure = (number, Failure(f"The server refused the result: {refusal}"))
+            self._again.append([failure])
+            self._sent_bytes += _row_bytes(failure)
         else:
             self.refused.append((number, refusal))
 

@@ -102,10 +102,11 @@ def reason_of(error: BaseException) -> str:
     """Say what the system said, without the wrapping of asyncio and anyio."""
     cause = error.__cause__
     system = cause if isinstance(cause, OSError) else error
-    if isinstance(system, OSError) and system.errno in errno.errorcode:
-        return os.strerror(system.errno)
-    if isinstance(system, socket.gaierror):
+    if isinstance(system, socket.gaierror):  # its numbers are not errno's
         return system.strerror or str(system)
+    number = system.errno if isinstance(system, OSError) else None
+    if number is not None and number in errno.errorcode:
+        return os.strerror(number)
     return str(system) or type(system).__name__
 
 

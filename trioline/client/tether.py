@@ -78,6 +78,8 @@ class Tether:
         with self._linking:
             if self._link is not broken:
                 return self.link
+            if broken is not None:
+                broken.close()
             try:
                 link = self._connect("" if broken is None else str(broken.end_reason))
             except (ConnectionLost, RequestRefused) as error:

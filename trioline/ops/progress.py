@@ -156,8 +156,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.53), duration(75), duration(7500), duration(200000)
     ('0.5 s', '1:15 min', '2:05 h', '2 d 7 h')
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes}:{rest:02} min"

@@ -34,13 +34,17 @@ async def open_listeners(settings: ServerSettings) -> AsyncIterator[Sequence[tri
     """
     async with AsyncExitStack() as stack:
         listeners: list[trio.SocketListener] = []
-        if settings.port is not None:
-            listeners += await _open_tcp(settings.host, settings.port)
-        if settings.unix is not None:
-            listeners.append(_open_unix(settings.unix))
-            stack.callback(settings.unix.unlink, missing_ok=True)
-        for listener in listeners:
+
+        def keep(listener: trio.SocketListener) -> None:
             stack.push_async_exit(listener)
+            listeners.append(listener)
+
+        if settings.port is not None:
+            for listener in await _open_tcp(settings.host, settings.port):
+                keep(listener)
+        if settings.unix is not None:
+            keep(_open_unix(settings.unix))
+            stack.callback(settings.unix.unlink, missing_ok=True)
         yield listeners
 
 
@@ -52,7 +56,7 @@ async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
             errno.EADDRINUSE: "another program listens there; choose another --port, or 0 for any",
             errno.EACCES: "that port needs more rights; choose a --port above 1023",
             errno.EADDRNOTAVAIL: "this machine does not have that address; choose another --host",
-        }.get(error.errno or 0, str(error))
+        }.get(error.errno or 0, error.strerror or str(error))
         raise UsageError(f"Cannot listen on {host}:{port}: {why}.") from error
 
 

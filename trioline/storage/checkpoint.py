@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from trioline.errors import StorageError
+from trioline.storage.damage import damaged, newer, output_of
 from trioline.storage.files import Disk
 
 FORMAT = 1
@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIQQ?")
+_BODY = struct.Struct("<16sQQQQQQQIIIIQQQ?")
 _CRC = struct.Struct("<I")
 
 
@@ -51,10 +51,15 @@ class Checkpoint:
     tail_bytes: int = 0
     tail_crc: int = 0
     """crc32 of the output's last ``tail_bytes`` bytes."""
+    rejected_tail_bytes: int = 0
+    rejected_tail_crc: int = 0
+    """The same of the rejected file."""
     journal_segment: int = 0
     """The journal's newest segment; 0: there is none."""
     journal_bytes: int = 0
     """How much of that segment is on the disk."""
+    journal_older_bytes: int = 0
+    """Length of all segments before that one that reach beyond the lines done."""
     finished: bool = False
     """The job is over: every line is in the output."""
 
@@ -80,11 +85,7 @@ def unpack(slot: bytes, path: Path) -> Checkpoint | None:
     if magic != _MAGIC or crc != zlib.crc32(slot[: -_CRC.size]):
         return None
     if version != FORMAT:
-        raise StorageError(
-            f"{path} has format {version}; this version of trioline knows {FORMAT}. Nothing was"
-            " touched. Use the version that wrote it.",
-            path,
-        )
+        raise newer(path, f"has format {version}, and this version of trioline knows {FORMAT}")
     names = [field.name for field in attrs.fields(Checkpoint)]
     return Checkpoint(**dict(zip(names, _BODY.unpack_from(slot, _HEAD.size), strict=True)))
 
@@ -110,22 +111,32 @@ class CheckpointFile:
         disk.write_whole(path, b"".join(slots))
         return cls(disk, path)
 
+    def slots(self) -> list[Checkpoint | None]:
+        """Both slots as they are; None for one that is not valid.
+
+        Raises:
+            StorageError: One is of a newer format.
+        """
+        slots = [self._file.read(SLOT_BYTES, at) for at in (0, SLOT_SPACING_BYTES)]
+        return [unpack(slot, self._path) for slot in slots]
+
     def read(self, run_id: bytes) -> Checkpoint:
         """The newest valid slot of this run.
 
         Raises:
             StorageError: There is none, or it is of a newer format.
         """
-        slots = [self._file.read(SLOT_BYTES, at) for at in (0, SLOT_SPACING_BYTES)]
-        found = [unpack(slot, self._path) for slot in slots]
+        found = self.slots()
         valid = [slot for slot in found if slot is not None and slot.run_id == run_id]
         if not valid:
-            raise StorageError(
-                f"{self._path} is damaged: neither of its two slots is valid. Nothing was touched."
-                " Put the file back from a copy, or begin anew with --fresh, which throws the old"
-                " answers away.",
-                self._path,
+            others = any(slot is not None for slot in found)
+            what = (
+                "belongs to another job than the files beside it"
+                if others
+                else f"is damaged: neither of its two slots (at bytes 0 and {SLOT_SPACING_BYTES})"
+                " is valid"
             )
+            raise damaged(self._path, what, output_of(self._path.parent))
         return max(valid, key=lambda slot: slot.sequence)
 
     def write(self, checkpoint: Checkpoint) -> None:
@@ -136,6 +147,23 @@ class CheckpointFile:
         """
         self._file.write(checkpoint.pack(), (checkpoint.sequence & 1) * SLOT_SPACING_BYTES)
         self._file.sync()
+
+    def repeat(self, last: Checkpoint) -> Checkpoint:
+        """Write ``last`` to the other slot too, so that damage to one of them costs nothing.
+
+        Raises:
+            DiskFull: As in ``write``.
+        """
+        again = attrs.evolve(last, sequence=last.sequence + 1)
+        self.write(again)
+        return again
+
+    def is_doubled(self, last: Checkpoint) -> bool:
+        """Whether both slots say the same as ``last``."""
+        return all(
+            slot is not None and attrs.evolve(slot, sequence=last.sequence) == last
+            for slot in self.slots()
+        )
 
     def sync(self) -> None:
         """Return when what was written before is on the disk."""

@@ -36,6 +36,9 @@ class Kind(enum.IntEnum):
     """Where in the output ``count`` lines are: offset, length, crc32."""
 
 
+_KINDS = frozenset(Kind)
+
+
 @attrs.frozen
 class Frame:
     """One decoded frame."""
@@ -87,6 +90,10 @@ def encode(frame: Frame, seed: int) -> list[bytes]:
     return [crc.to_bytes(4, "little") + rest, frame.payload]
 
 
+class UnknownKind(Exception):
+    """A valid frame of a kind that a later version knows; its argument is the kind."""
+
+
 @attrs.frozen
 class Header:
     """A frame's header, not yet vouched for by its crc."""
@@ -106,9 +113,15 @@ class Header:
         return header if header.kind and header.count else None
 
     def frame(self, data: bytes, payload: bytes, seed: int) -> Frame | None:
-        """The frame of this header (``data``, encoded) and its payload, if the crc says so."""
+        """The frame of this header (``data``, encoded) and its payload, if the crc says so.
+
+        Raises:
+            UnknownKind: The crc does, but the kind is none of ours.
+        """
         if self.crc != zlib.crc32(payload, zlib.crc32(data[4:], seed)):
             return None
+        if self.kind not in _KINDS:
+            raise UnknownKind(self.kind)
         return Frame(Kind(self.kind), self.first, self.count, payload)
 
 

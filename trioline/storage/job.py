@@ -166,7 +166,9 @@ class Job:
         """
         with self._final_errors():
             self._make_durable(input_offset, finished=False)
-            self._journal.drop_below(self.written_count)
+            if self._journal.has_below(self.written_count):
+                self._write_again()
+                self._journal.drop_below(self.written_count)
         self._publish()
 
     def finish(self, input_offset: int) -> None:
@@ -179,6 +181,7 @@ class Job:
         assert not len(self._ahead)
         with self._final_errors():
             self._make_durable(input_offset, finished=True)
+            self._write_again()
             self._journal.drop_all()
         self._publish()
 
@@ -248,6 +251,11 @@ class Job:
         self._checkpoints.write(checkpoint)
         self._last = checkpoint
         self._synced_bytes = self._grown_bytes()
+
+    def _write_again(self) -> None:
+        """Say the same in the other slot: what only the newest slot makes safe to drop could not
+        be had back if that slot were damaged."""
+        self._last = self._checkpoints.repeat(self._last)
 
     def _check_unchanged(self) -> None:
         self._answers.check()

@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 
 from trioline.errors import StorageError
+from trioline.storage.damage import damaged, output_of
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, encode, seed_of
 from trioline.storage.segment import Segment, is_segment, number_of, segment_path
@@ -163,7 +164,7 @@ class Journal:
         """
         frame = self._segment(place >> _OFFSET_BITS).read(place & _OFFSET_MASK)
         if frame is None:
-            raise damaged(*self.locate(place))
+            raise bad_frame(*self.locate(place))
         return frame
 
     def locate(self, place: int) -> tuple[Path, int]:
@@ -193,11 +194,7 @@ class Journal:
         """
         if durable.segment > self.newest:
             path = segment_path(self._folder, durable.segment)
-            raise StorageError(
-                f"{path} is missing. Put it back, or begin anew with --fresh,"
-                " which throws the old answers away.",
-                path,
-            )
+            raise damaged(path, "is missing", output_of(self._folder))
         for segment in self._segments.values():
             for frame, offset in segment.frames():
                 yield frame, segment.number << _OFFSET_BITS | offset
@@ -206,7 +203,28 @@ class Journal:
                 certain = max(certain, segment.length)
                 segment.close()
             if segment.good_length < certain:
-                raise damaged(segment.path, segment.good_length)
+                raise bad_frame(segment.path, segment.good_length)
+
+    def bytes_beyond(self, line: int, segment: int) -> int:
+        """Length of the segments before ``segment`` that hold anything from ``line`` on."""
+        return sum(
+            one.length for one in self._segments.values() if one.number < segment and one.top > line
+        )
+
+    def check_complete(self, line: int, segment: int, length: int) -> None:
+        """After ``replay``: hold against it what a checkpoint says of ``bytes_beyond``.
+
+        Raises:
+            StorageError: A segment is missing, or was cut between two frames.
+        """
+        found = self.bytes_beyond(line, segment)
+        if found != length:
+            raise damaged(
+                self._folder,
+                f"has {found} bytes of journal that count before segment {segment}, where {length}"
+                " were safe: a segment was cut, removed or added",
+                output_of(self._folder),
+            )
 
     def end_replay(self) -> None:
         """Cut the newest segment after its last good frame, so that what follows never counts."""
@@ -223,15 +241,22 @@ class Journal:
 
     # --- dropping ---------------------------------------------------------------------------
 
+    def has_below(self, line: int) -> bool:
+        """Whether ``drop_below`` would remove anything."""
+        return bool(self._covered(line))
+
     def drop_below(self, line: int) -> None:
         """Remove the segments that hold nothing from ``line`` on, the newest excepted."""
-        covered = [
+        for segment in self._covered(line):
+            self._remove(segment)
+
+    def _covered(self, line: int) -> list[Segment]:
+        newest = self.newest
+        return [
             segment
             for segment in self._segments.values()
-            if segment.top <= line and segment.number != self.newest
+            if segment.top <= line and segment.number != newest
         ]
-        for segment in covered:
-            self._remove(segment)
 
     def drop_all(self) -> None:
         """Remove all segments: the job is over."""
@@ -252,11 +277,7 @@ class Journal:
             segment.close()
 
 
-def damaged(path: Path, offset: int) -> StorageError:
+def bad_frame(path: Path, offset: int) -> StorageError:
     """The error for a frame that is not what was written."""
-    return StorageError(
-        f"{path} is damaged at byte {offset}: what is there is not what was written. It was left"
-        " as it is. Put the file back from a copy, or begin anew with --fresh, which throws the old"
-        " answers away.",
-        path,
-    )
+    what = f"is damaged at byte {offset}: what is there is not what was written"
+    return damaged(path, what, output_of(path.parent))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.frames import Frame, Kind
-from trioline.storage.journal import Journal, damaged
+from trioline.storage.journal import Journal, bad_frame
 
 
 class Merge:
@@ -51,5 +51,5 @@ class Merge:
         while (place := self._ahead.place(self._answers.written_count)) is not None:
             frame = self._journal.read(place)
             if not frame.first <= self._answers.written_count < frame.end:
-                raise damaged(*self._journal.locate(place))
+                raise bad_frame(*self._journal.locate(place))
             self._answers.take(frame)

@@ -14,6 +14,7 @@ from trioline._version import __version__
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
 from trioline.storage.segment import is_segment
@@ -90,22 +91,20 @@ def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
 
     Raises:
         UsageError: Output or rejected file exist and are not empty.
-        StorageError: There is a journal, so there was a job, but what describes it is gone.
+        StorageError: There was a job, but what describes it is gone.
     """
     # Sizes first: another server, just making its job, fills them only after run.json is there.
     filled = [path for path in (settings.output, settings.rejected) if disk.size(path)]
     if disk.stat(settings.state / RUN_NAME) is not None:
         return
+    names = disk.names(settings.state)
+    if any(is_segment(name) for name in names) or (filled and CHECKPOINT_NAME in names):
+        path = settings.state / RUN_NAME
+        raise damaged(path, "is missing, but a job was here", settings.output)
     if filled:
         raise UsageError(
             f"{filled[0]} exists and is not this job's: move it away or choose another. Nothing was"
             " touched."
-        )
-    if any(is_segment(name) for name in disk.names(settings.state)):
-        raise StorageError(
-            f"{settings.state / RUN_NAME} is missing, but there is a journal. Nothing was touched."
-            f" Put the file back from a copy, or move {settings.state} away to begin anew.",
-            settings.state / RUN_NAME,
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.checkpoint import TAIL_BYTES
+from trioline.storage.damage import damaged
 from trioline.storage.files import Disk
 
 _READ_BYTES = 1024 * 1024
@@ -24,10 +25,12 @@ class GrowingFile:
 
     Args:
         length: How much of the file is ours, in bytes. What is behind it is overwritten.
+        output: The job's, for what is said of damage; None: this file itself.
     """
 
-    def __init__(self, disk: Disk, path: Path, length: int) -> None:
+    def __init__(self, disk: Disk, path: Path, length: int, *, output: Path | None = None) -> None:
         self.path = path
+        self._output = output or path
         self.length = length
         """Bytes, tracked."""
         self._file = disk.open(path, os.O_RDWR)
@@ -122,8 +125,4 @@ class GrowingFile:
         return crc
 
     def _changed(self, how: str) -> StorageError:
-        return StorageError(
-            f"{self.path} was changed by somebody else: {how}. It was left as it is. Put it back"
-            " from a copy, or begin anew with --fresh, which throws the old answers away.",
-            self.path,
-        )
+        return damaged(self.path, f"was changed by somebody else: {how}", self._output)

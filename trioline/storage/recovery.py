@@ -17,6 +17,7 @@ from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.damage import damaged
 from trioline.storage.files import Disk
 from trioline.storage.journal import Journal, Mark
 from trioline.storage.merge import Merge
@@ -60,6 +61,8 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         opened.callback(source.close)
         if last.finished:
             answers.output.check_end()
+            if not checkpoints.is_doubled(last):
+                last = checkpoints.repeat(last)
             journal.drop_all()
         else:
             _replay(journal, answers, ahead, last)
@@ -91,6 +94,7 @@ def next_checkpoint(
 ) -> Checkpoint:
     """The checkpoint after ``last``, of files that are synced."""
     tail_bytes, tail_crc = answers.output.tail()
+    rejected_tail_bytes, rejected_tail_crc = answers.rejected.tail()
     return Checkpoint(
         run_id=last.run_id,
         epoch=epoch,
@@ -102,22 +106,27 @@ def next_checkpoint(
         input_offset=input_offset,
         tail_bytes=tail_bytes,
         tail_crc=tail_crc,
+        rejected_tail_bytes=rejected_tail_bytes,
+        rejected_tail_crc=rejected_tail_crc,
         journal_segment=0 if finished else journal.newest,
         journal_bytes=0 if finished else journal.newest_bytes,
+        journal_older_bytes=0
+        if finished
+        else journal.bytes_beyond(answers.written_count, journal.newest),
         finished=finished,
     )
 
 
 def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:
     with contextlib.ExitStack() as opened:
-        output = _open_growing(disk, settings.output, last.output_bytes)
+        output = _open_growing(disk, settings.output, last.output_bytes, settings.output)
         opened.callback(output.close)
-        rejected = _open_growing(disk, settings.rejected, last.rejected_bytes)
+        rejected = _open_growing(disk, settings.rejected, last.rejected_bytes, settings.output)
         opened.callback(rejected.close)
         for file in (output, rejected):
             file.sync(force=True)
         output.check_begin(last.tail_bytes, last.tail_crc)
-        rejected.check_begin()
+        rejected.check_begin(last.rejected_tail_bytes, last.rejected_tail_crc)
         opened.pop_all()
     return Answers(
         output,
@@ -128,14 +137,10 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
     )
 
 
-def _open_growing(disk: Disk, path: Path, length: int) -> GrowingFile:
+def _open_growing(disk: Disk, path: Path, length: int, output: Path) -> GrowingFile:
     if disk.stat(path) is None:
-        raise StorageError(
-            f"{path} is missing, but a job had {length} safe bytes in it. Put it back, or begin"
-            " anew with --fresh, which throws the old answers away.",
-            path,
-        )
-    return GrowingFile(disk, path, length)
+        raise damaged(path, f"is missing, but a job had {length} safe bytes in it", output)
+    return GrowingFile(disk, path, length, output=output)
 
 
 def _open_source(disk: Disk, settings: JobSettings, line: int, offset: int) -> Source:
@@ -153,6 +158,7 @@ def _replay(journal: Journal, answers: Answers, ahead: AheadIndex, last: Checkpo
     merge = Merge(answers, journal, ahead)
     for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
         merge.apply(frame, place)
+    journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
     answers.end_replay()
     ahead.advance(last.line_count, answers.written_count)
     journal.end_replay()

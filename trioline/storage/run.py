@@ -14,8 +14,9 @@ import attrs
 import msgspec
 
 from trioline.config import JobSettings
-from trioline.errors import JobMismatch, StorageError
+from trioline.errors import JobMismatch
 from trioline.storage.checkpoint import FORMAT
+from trioline.storage.damage import damaged, newer, output_of
 from trioline.storage.files import Disk
 
 RUN_NAME = "run.json"
@@ -83,20 +84,12 @@ def read_run(disk: Disk, folder: Path) -> Run | None:
     try:
         version = msgspec.json.decode(data, type=_Format).format
         if version != FORMAT:
-            raise StorageError(
-                f"{path} has format {version}; this version of trioline knows {FORMAT}. Nothing was"
-                " touched. Use the version that wrote it.",
-                path,
-            )
+            raise newer(path, f"has format {version}, and this version of trioline knows {FORMAT}")
         run = msgspec.json.decode(data, type=Run)
         if len(run.id_bytes) != 16:
             raise ValueError(f"run_id {run.run_id!r} has not 32 hex digits")
     except (msgspec.MsgspecError, ValueError) as error:
-        raise StorageError(
-            f"{path} is damaged: {error}. Nothing was touched. Put the file back from a copy, or"
-            f" move {folder} and the output away to begin anew.",
-            path,
-        ) from error
+        raise damaged(path, f"is damaged: {error}", output_of(folder)) from error
     return run
 
 

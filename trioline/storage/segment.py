@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trioline.errors import DiskFull
+from trioline.storage.damage import newer
 from trioline.storage.files import Disk, File
-from trioline.storage.frames import HEADER_BYTES, Frame, Header
+from trioline.storage.frames import HEADER_BYTES, Frame, Header, UnknownKind
 
 _NAME = re.compile(r"journal-(\d{8,})")
 _MIN_READ_BYTES = 4 * 1024
@@ -100,14 +101,22 @@ class Segment:
             self._is_synced = True
 
     def read(self, offset: int) -> Frame | None:
-        """The frame at ``offset``; None when there is no valid one."""
+        """The frame at ``offset``; None when there is no valid one.
+
+        Raises:
+            StorageError: A later version of trioline wrote it.
+        """
         data = self._window.read(self._opened(), HEADER_BYTES, offset)
         header = Header.unpack(data)
         # Before anything is read: a flipped bit in the length must not ask for gigabytes.
         if header is None or header.length > self.length - offset - HEADER_BYTES:
             return None
         payload = self._window.read(self._opened(), header.length, offset + HEADER_BYTES)
-        return header.frame(data, payload, self.seed)
+        try:
+            return header.frame(data, payload, self.seed)
+        except UnknownKind as error:
+            what = f"has a frame of kind {error} at byte {offset}, which this version does not know"
+            raise newer(self.path, what) from error
 
     def frames(self) -> Iterator[tuple[Frame, int]]:
         """All frames and their offsets, up to the end or the first bad one."""

@@ -1,0 +1,46 @@
+"""What is said of files that are not what was written, and what helps then.
+
+A damaged file is never reset, guessed at or cut by a start: it is left as it is, and the sentence
+names the file, the byte where there is one, and the ways out, the kindest first.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from trioline.errors import StorageError
+
+STATE_SUFFIX = ".trioline"
+
+
+def output_of(state: Path) -> Path:
+    """The output that a state folder belongs to."""
+    return state.with_name(state.name.removesuffix(STATE_SUFFIX))
+
+
+def way_out(output: Path) -> str:
+    """What to do about damage."""
+    return (
+        "It was left as it is. Put it back from a copy, or see what"
+        f" `trioline repair {shlex.quote(str(output))}` can save. The last resort is --fresh, which"
+        " throws the old answers away."
+    )
+
+
+def damaged(path: Path, what: str, output: Path) -> StorageError:
+    """The error for damage.
+
+    Args:
+        path: The damaged file.
+        what: What is wrong with it, as a predicate: "is missing".
+        output: Of the job.
+    """
+    return StorageError(f"{path} {what}. {way_out(output)}", path)
+
+
+def newer(path: Path, what: str) -> StorageError:
+    """The error for what a later version of trioline wrote."""
+    return StorageError(
+        f"{path} {what}. Nothing was touched. Use the version of trioline that wrote it.", path
+    )
