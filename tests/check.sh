@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.venv-test/bin:$PATH"
 ruff format --check .
 ruff check .
-flake8 --select ASYNC trioline tests
+flake8 trioline tests
 mypy
 python -m pytest "$@"

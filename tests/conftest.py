@@ -1,1 +1,44 @@
 """Its being here puts this folder on the import path: helpers are imported by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+CRASH_SEEDS = 10_000
+KILLS = 20
+SEEDS_PER_TEST = 500
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options for more, or for one, of what is drawn at random."""
+    parser.addoption(
+        "--crash-seeds",
+        type=int,
+        default=CRASH_SEEDS,
+        metavar="N",
+        help=f"Trials of the crash simulator (default: {CRASH_SEEDS}; a thorough run: 1000000).",
+    )
+    parser.addoption(
+        "--crash-seed", type=int, metavar="SEED", help="Only this trial of the crash simulator."
+    )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=KILLS,
+        metavar="N",
+        help=f"Kills of a real server (default: {KILLS}; a thorough run: 200).",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Cut the simulator's seeds into tests of some hundred."""
+    if "crash_seeds" not in metafunc.fixturenames:
+        return
+    one, count = (metafunc.config.getoption(name) for name in ("--crash-seed", "--crash-seeds"))
+    if one is not None:
+        blocks = [range(one, one + 1)]
+    else:
+        begins = range(0, count, SEEDS_PER_TEST)
+        blocks = [range(begin, min(begin + SEEDS_PER_TEST, count)) for begin in begins]
+    ids = [f"{block.start}-{block.stop - 1}" for block in blocks]
+    metafunc.parametrize("crash_seeds", blocks, ids=ids)

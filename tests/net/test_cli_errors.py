@@ -349,6 +349,8 @@ def test_nobody_there(refuse: Try, port: int, capfd: pytest.CaptureFixture[str])
 def test_no_address_at_all(refuse: Try) -> None:
     refuse("status", says="ADDRESS")
     refuse("set", says="ADDRESS")
+    refuse("set", "127.0.0.1:1", says="ADDRESS")
+    refuse("set", "paused=true", says="ADDRESS")
     refuse("work", says="ADDRESS")
     refuse("work", "--exec", "cat", says="ADDRESS")
 

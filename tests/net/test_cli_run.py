@@ -362,8 +362,8 @@ def test_status_and_set(folder: Path) -> None:
         assert "lease_timeout 1600 s, max_attempts 5" in shown
         assert ": paused, 0.0%" in shown
         assert plain.ask(op="get")["status"] == "retry"
-        trioline("set", "paused=false", cwd=folder, environment=environment)
-        trioline("set", serve.address, "paused=false", cwd=folder)
+        changed = trioline("set", "paused=false", cwd=folder, environment=environment)
+        assert changed.stdout.endswith("paused=false\n")
         assert plain.ask(op="get")["status"] == "work"
 
 

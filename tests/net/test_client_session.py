@@ -288,8 +288,8 @@ def test_a_further_request_ends_a_wait(backend: str) -> None:
             tasks.start_soon(wait)
             await anyio.to_thread.run_sync(server.wait_for, lambda: server.count("get") == 1)
             await session.ping()
-            assert len(answers) == 1
-            assert isinstance(answers[0], Retry)
+        assert len(answers) == 1
+        assert isinstance(answers[0], Retry)
 
     with FakeServer([]) as server:
         server.is_open = True

@@ -202,16 +202,23 @@ def test_a_result_the_server_refuses_is_a_failed_attempt_of_that_line_only(backe
 
 @both_backends
 def test_as_many_calls_at_a_time_as_asked_for(backend: str) -> None:
-    most = now = 0
-
-    async def answer(item: Item) -> None:
-        nonlocal most, now
-        now += 1
-        most = max(most, now)
-        await anyio.wait_all_tasks_blocked()
-        now -= 1
+    """Seven calls wait for each other; an eighth would find more than seven inside."""
+    inside: set[int] = set()
+    most = 0
 
     async def main() -> WorkerSummary:
+        all_in = anyio.Event()
+
+        async def answer(item: Item) -> None:
+            nonlocal most
+            inside.add(item.id)
+            most = max(most, len(inside))
+            if len(inside) == 7:
+                all_in.set()
+            await all_in.wait()
+            await anyio.lowlevel.checkpoint()
+            inside.discard(item.id)
+
         return await run_worker(answer, server.address, concurrency=7)
 
     with FakeServer(numbers(30)) as server:

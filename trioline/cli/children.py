@@ -16,6 +16,8 @@ log = logging.getLogger("trioline.cli")
 
 RESTART_SECONDS = 1.0
 """Before a killed worker is started anew: what killed it may need a moment."""
+LATE_SECONDS = 5.0
+"""Once one worker heard that the job is complete: one that was just starting may find nobody."""
 END_SECONDS = 3.0
 """Beyond its drain, for a worker that was told to end, until it is killed."""
 
@@ -29,6 +31,7 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
     """Run worker processes until all have ended.
 
     A worker that was killed (out of memory, say) is started anew; one that ended by itself is not.
+    When one has seen the job's end, the others have a moment to see it, too.
 
     Returns:
         0 where all ended well, else the first other exit code.
@@ -38,11 +41,13 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
     """
     codes: list[int] = []
 
-    async def keep_running(command: Sequence[str]) -> None:
-        while True:
+    async def keep_running(command: Sequence[str], scope: trio.CancelScope) -> None:
+        while EXIT_DONE not in codes:
             code = await _run(command, drain_seconds)
             if code >= 0:
                 codes.append(code)
+                if code == EXIT_DONE:
+                    scope.deadline = min(scope.deadline, trio.current_time() + LATE_SECONDS)
                 return
             log.warning(
                 "%s was killed by %s; starting it again.", command[-1], signal.Signals(-code).name
@@ -51,7 +56,7 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
 
     async with trio.open_nursery() as nursery:
         for command in commands:
-            nursery.start_soon(keep_running, command)
+            nursery.start_soon(keep_running, command, nursery.cancel_scope)
     return next((code for code in codes if code), EXIT_DONE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,15 +45,17 @@ def status_command(address: str, token_file: Path | None, as_json: bool) -> int:
 
 
 @click.command("set")
-@address_argument
-@click.argument("settings", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.argument("arguments", nargs=-1, metavar="ADDRESS NAME=VALUE...")
 @token_option
-def set_command(address: str, settings: tuple[str, ...], token_file: Path | None) -> int:
+def set_command(arguments: tuple[str, ...], token_file: Path | None) -> int:
     """Change settings of the running job at ADDRESS.
+
+    ADDRESS: as for status; TRIOLINE_ADDRESS where it is left out.
 
     lease_timeout=SECONDS (for leases given or renewed from now on), max_attempts=N,
     paused=true|false (true: nothing is given out until false).
     """
+    address, settings = _find_address(arguments)
     values: dict[str, Any] = {}
     for setting in settings:
         name, value = _parse(setting)
@@ -62,6 +65,18 @@ def set_command(address: str, settings: tuple[str, ...], token_file: Path | None
     reply = _ask(address, token_file, lambda session: session.set(**values))
     click.echo(_settings_line(reply))
     return 0
+
+
+def _find_address(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    # No address has a name before an equals sign: unix:/a=b and @a=b have not.
+    if arguments and arguments[0].partition("=")[0].isidentifier() and "=" in arguments[0]:
+        arguments = (os.environ.get(ADDRESS_ENVIRONMENT, ""), *arguments)
+    if len(arguments) < 2 or not arguments[0]:
+        raise UsageError(
+            f"Give an ADDRESS (or set {ADDRESS_ENVIRONMENT}) and what to change, as in "
+            "trioline set host:7766 lease_timeout=1600."
+        )
+    return arguments[0], arguments[1:]
 
 
 def _parse(setting: str) -> tuple[str, float | int | bool]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import trio
 
-from trioline.config import Address, LeaseSettings, ServerSettings
+from trioline.config import SERVER_STALL_SECONDS, Address, LeaseSettings, ServerSettings
 from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
 from trioline.ledger import Ledger
 from trioline.server.connection import Connection
@@ -163,10 +163,11 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.deadline = trio.current_time() + self._settings.drain_seconds
             nursery.start_soon(self._cancel_at_second_stop, nursery.cancel_scope)
-            while self._is_worked_on():
+            # On a full disk no result can be taken: whoever has one keeps it for the next server.
+            while self._is_worked_on() and not self._writer.is_disk_full:
                 await self._changed.park()
             nursery.cancel_scope.cancel()
-        with trio.move_on_after(LAST_REPLIES_SECONDS):
+        with trio.move_on_after(0 if self._writer.is_disk_full else LAST_REPLIES_SECONDS):
             for connection in tuple(self._connections):
                 await connection.wait_answered()
 
@@ -253,7 +254,10 @@ class Server:
         Cancellation: nothing, or all of it.
         """
         await self._writer.wait_room()
-        if stood_still:
+        waited_seconds = trio.current_time() - now
+        if stood_still or waited_seconds > SERVER_STALL_SECONDS:
+            # Results may have come in time and lie unread: it is not their workers that were slow.
+            now += waited_seconds
             self._ledger.postpone(now)
         for rejected in self._ledger.expire(now):
             self._writer.submit(Batch(tuple(rejections(self._job.source, rejected)), 0))

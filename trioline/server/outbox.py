@@ -12,6 +12,9 @@ import trio
 
 from trioline.config import MAX_OUTBOX_BYTES, MAX_PIPELINED, MAX_SEND_SECONDS
 
+SEND_BYTES = 256 * 1024
+"""Sent at a time: a peer has its time for each piece, as slow is not the same as silent."""
+
 
 class Slot:
     """The place of one reply. Filled once, by whoever carries the request out."""
@@ -107,15 +110,19 @@ class Outbox:
         while True:
             ready = self._take_ready()
             if ready:
-                with trio.move_on_after(MAX_SEND_SECONDS) as scope:
-                    await self._stream.send_all(b"".join(ready))
-                if scope.cancelled_caught:
-                    raise trio.BrokenResourceError("the peer does not read its replies")
+                await self._send_pieces(memoryview(b"".join(ready)))
                 self._room.unpark_all()
             elif self._is_closed and not self._slots:
                 return
             else:
                 await self._sender.park()
+
+    async def _send_pieces(self, data: memoryview) -> None:
+        for start in range(0, len(data), SEND_BYTES):
+            with trio.move_on_after(MAX_SEND_SECONDS) as scope:
+                await self._stream.send_all(data[start : start + SEND_BYTES])
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError("the peer does not read its replies")
 
     def _take_ready(self) -> list[bytes]:
         ready: list[bytes] = []

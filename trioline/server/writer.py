@@ -3,13 +3,16 @@
 It owns the job's files while it runs. What it is handed was settled in the ledger already; it
 answers a ``done`` only after the commit that holds its results is as safe as the fsync policy
 says. Duplicates pass through it too: their reply must not overtake the first result's commit.
+
+A full disk stops it where it is: it tries again each second, and nothing is answered until there is
+room. Any other error of a file ends it, and with it the server.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import trio
@@ -52,7 +55,7 @@ class Writer:
 
     Args:
         job: The files. Between ``run`` being started and its end only ``run`` changes them.
-        on_commit: Called after each commit.
+        on_commit: Called after each commit, and when the disk turns out to be full or has room again.
         is_over: Says whether every line is written.
     """
 
@@ -61,6 +64,7 @@ class Writer:
     ) -> None:
         self.job = job
         self.is_disk_full = False
+        """Nothing is answered, and nothing should be given out."""
         self.finished = trio.Event()
         """Set when every line is written and the files say so durably."""
         self.ended = trio.Event()
@@ -75,7 +79,8 @@ class Writer:
         self._room = trio.lowlevel.ParkingLot()
         self._limiter = trio.CapacityLimiter(1)
         self._synced_at = -math.inf
-        self._is_closing = False
+        self._closing = trio.Event()
+        self._complained_at = -math.inf
 
     @property
     def has_room(self) -> bool:
@@ -102,32 +107,35 @@ class Writer:
         self._send.send_nowait(batch)
 
     def close(self) -> None:
-        """Say that nothing more will be handed in: ``run`` commits what is queued and ends."""
-        self._is_closing = True
+        """Say that nothing more will be handed in: ``run`` commits what is queued and ends.
+
+        On a full disk it tries once more, and leaves what it cannot write unanswered.
+        """
+        self._closing.set()
         self._send.close()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Commit until closed; ends with a durable checkpoint.
 
         Raises:
             StorageError: A file failed. Nothing of that commit is answered.
 
-        Cancellation: a commit under way is finished; what is queued behind it is not done.
+        Cancellation: a commit under way is finished, unless it waits for room; what is queued
+        behind it is not done.
         """
-        task_status.started()
         self._synced_at = trio.current_time()
         while True:
             if self._is_over() and not self.finished.is_set():
-                await self._sync(self.job.finish)
-                self.finished.set()
+                if await self._sync(self.job.finish):
+                    self.finished.set()
             elif self._is_sync_due():
                 await self._sync(self.job.sync)
             try:
                 batch = await self._next_batch()
             except trio.EndOfChannel:
                 break
-            if batch is not None:
-                await self._commit([batch, *self._take_queued()])
+            if batch is not None and not await self._commit([batch, *self._take_queued()]):
+                break
         if not self.finished.is_set():
             await self._sync(self.job.sync)
         self.ended.set()
@@ -145,48 +153,74 @@ class Writer:
         except (trio.WouldBlock, trio.EndOfChannel):
             return batches
 
-    async def _commit(self, batches: list[Batch]) -> None:
+    async def _commit(self, batches: list[Batch]) -> bool:
+        """Commit and answer; False where the disk is full and the end has come."""
         entries = [entry for batch in batches for entry in batch.entries]
         if entries:
-            with trio.CancelScope(shield=True):  # ends with the disk: a commit is never halved
-                await self._commit_when_there_is_room(entries, sum(b.size_bytes for b in batches))
+            size_bytes = sum(batch.size_bytes for batch in batches)
+            if not await self._until_there_is_room(lambda: self._commit_once(entries, size_bytes)):
+                log.warning("What could not be written was not acknowledged: it is done again.")
+                return False
         for batch in batches:
             self._queued_bytes -= batch.size_bytes
             if batch.slot is not None:
                 batch.slot.fill(batch.reply)
         self._room.unpark_all()
         self._on_commit()
-
-    async def _commit_when_there_is_room(self, entries: list[Entry], size_bytes: int) -> None:
-        logged_at = -math.inf
-        while True:
-            try:
-                await self._commit_once(entries, size_bytes)
-            except DiskFull as full:
-                if self._is_closing:
-                    raise
-                self.is_disk_full = True
-                if trio.current_time() - logged_at >= DISK_FULL_LOG_SECONDS:
-                    logged_at = trio.current_time()
-                    log.warning("%s The job waits and goes on by itself when there is room.", full)
-                await trio.sleep(DISK_FULL_RETRY_SECONDS)
-            else:
-                break
-        if self.is_disk_full:
-            self.is_disk_full = False
-            log.warning("There is room again: the job goes on.")
+        return True
 
     async def _commit_once(self, entries: list[Entry], size_bytes: int) -> None:
-        if self.job.settings.fsync is Fsync.ALWAYS or size_bytes > MAX_INLINE_BYTES:
+        # Never abandoned: what has begun ends with the disk, so a commit is never halved.
+        if self.job.is_next_commit_synced or size_bytes > MAX_INLINE_BYTES:
             await trio.to_thread.run_sync(self.job.commit, entries, limiter=self._limiter)
         else:
             self.job.commit(entries)
 
-    async def _sync(self, sync: Callable[[int], None]) -> None:
+    async def _sync(self, sync: Callable[[int], None]) -> bool:
+        """Make a durable point; False where the disk is full and the end has come."""
         offset = self.job.source.offset_of(self.job.written_count)
         self.job.source.forget(self.job.written_count)
-        await trio.to_thread.run_sync(sync, offset, limiter=self._limiter)
+
+        async def once() -> None:
+            await trio.to_thread.run_sync(sync, offset, limiter=self._limiter)
+
+        is_done = await self._until_there_is_room(once)
         self._synced_at = trio.current_time()
+        return is_done
+
+    # --- a full disk -----------------------------------------------------------------------------
+
+    async def _until_there_is_room(self, call: Callable[[], Awaitable[None]]) -> bool:
+        """Make a call until the disk takes it; False where that does not come before the end."""
+        while True:
+            try:
+                await call()
+            except DiskFull as full:
+                self._find_full(full)
+                if self._closing.is_set():
+                    return False
+                with trio.move_on_after(DISK_FULL_RETRY_SECONDS):
+                    await self._closing.wait()
+            else:
+                self._find_room()
+                return True
+
+    def _find_full(self, full: DiskFull) -> None:
+        if trio.current_time() - self._complained_at >= DISK_FULL_LOG_SECONDS:
+            self._complained_at = trio.current_time()
+            log.warning("%s The job waits and goes on by itself when there is room.", full)
+        if not self.is_disk_full:
+            self.is_disk_full = True
+            self._on_commit()
+
+    def _find_room(self) -> None:
+        if self.is_disk_full:
+            self.is_disk_full = False
+            self._complained_at = -math.inf
+            log.warning("There is room again: the job goes on.")
+            self._on_commit()
+
+    # --- durable points --------------------------------------------------------------------------
 
     def _next_sync_at(self) -> float:
         if self.job.unsynced_bytes == 0:

@@ -19,24 +19,33 @@ def output_of(state: Path) -> Path:
     return state.with_name(state.name.removesuffix(STATE_SUFFIX))
 
 
-def way_out(output: Path) -> str:
-    """What to do about damage."""
+def way_out(output: Path, *, is_known: bool = True) -> str:
+    """What to do about damage.
+
+    Args:
+        is_known: Whether ``run.json`` says whose files these are: else --fresh refuses, too.
+    """
+    last = (
+        "--fresh, which throws the old answers away"
+        if is_known
+        else f"to move {output} and {output.name}{STATE_SUFFIX} away and begin anew"
+    )
     return (
         "It was left as it is. Put it back from a copy, or see what"
-        f" `trioline repair {shlex.quote(str(output))}` can save. The last resort is --fresh, which"
-        " throws the old answers away."
+        f" `trioline repair {shlex.quote(str(output))}` can save. The last resort is {last}."
     )
 
 
-def damaged(path: Path, what: str, output: Path) -> StorageError:
+def damaged(path: Path, what: str, output: Path, *, is_known: bool = True) -> StorageError:
     """The error for damage.
 
     Args:
         path: The damaged file.
         what: What is wrong with it, as a predicate: "is missing".
         output: Of the job.
+        is_known: As in ``way_out``.
     """
-    return StorageError(f"{path} {what}. {way_out(output)}", path)
+    return StorageError(f"{path} {what}. {way_out(output, is_known=is_known)}", path)
 
 
 def newer(path: Path, what: str) -> StorageError:

@@ -122,6 +122,11 @@ class Job:
         """Whether every line is in the output and the checkpoint says so."""
         return self._last.finished
 
+    @property
+    def is_next_commit_synced(self) -> bool:
+        """Whether the next ``commit`` waits for the disk: by policy, or for a new segment."""
+        return self.settings.fsync is Fsync.ALWAYS or self._journal.is_segment_full
+
     def ahead(self) -> Iterator[range]:
         """The lines above ``written_count`` that are settled, in order."""
         return self._ahead.ranges()

@@ -89,6 +89,11 @@ class Journal:
         """How long the newest segment is."""
         return self._segments[self.newest].length if self._segments else 0
 
+    @property
+    def is_segment_full(self) -> bool:
+        """Whether the next frame begins a new segment, for which the newest one is synced."""
+        return self.newest_bytes >= self._segment_bytes
+
     # --- appending --------------------------------------------------------------------------
 
     def append(self, frames: Sequence[Frame]) -> list[int]:
@@ -139,7 +144,7 @@ class Journal:
 
     def _segment_with_room(self) -> Segment:
         newest = self.newest
-        if newest and self.newest_bytes < self._segment_bytes:
+        if newest and not self.is_segment_full:
             return self._segments[newest]
         if newest:
             # So that a crash can never leave a bad frame in a segment that has a successor.
@@ -190,11 +195,14 @@ class Journal:
 
         Raises:
             StorageError: A bad frame is in an earlier segment, or below what was on the disk for
-                certain; or the newest segment of that instant is missing.
+                certain; or a segment of that instant or later is missing.
         """
-        if durable.segment > self.newest:
-            path = segment_path(self._folder, durable.segment)
-            raise damaged(path, "is missing", output_of(self._folder))
+        # What the checkpoint calls the newest stays at least until the next checkpoint, and no
+        # later one goes before.
+        for number in range(max(durable.segment, 1), max(durable.segment, self.newest) + 1):
+            if number not in self._segments:
+                path = segment_path(self._folder, number)
+                raise damaged(path, "is missing", output_of(self._folder))
         for segment in self._segments.values():
             for frame, offset in segment.frames():
                 yield frame, segment.number << _OFFSET_BITS | offset

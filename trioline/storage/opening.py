@@ -100,7 +100,8 @@ def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
     names = disk.names(settings.state)
     if any(is_segment(name) for name in names) or (filled and CHECKPOINT_NAME in names):
         path = settings.state / RUN_NAME
-        raise damaged(path, "is missing, but a job was here", settings.output)
+        what = "is missing, but a job was here"
+        raise damaged(path, what, settings.output, is_known=False)
     if filled:
         raise UsageError(
             f"{filled[0]} exists and is not this job's: move it away or choose another. Nothing was"

@@ -48,7 +48,10 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
     """
     with contextlib.ExitStack() as opened:
         sync_folders(disk, settings)
-        checkpoints = CheckpointFile(disk, settings.state / CHECKPOINT_NAME)
+        path = settings.state / CHECKPOINT_NAME
+        if disk.stat(path) is None:
+            raise damaged(path, "is missing", settings.output)
+        checkpoints = CheckpointFile(disk, path)
         opened.callback(checkpoints.close)
         checkpoints.sync()
         last = checkpoints.read(run.id_bytes)
@@ -61,6 +64,7 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         opened.callback(source.close)
         if last.finished:
             answers.output.check_end()
+            answers.rejected.check_end()
             if not checkpoints.is_doubled(last):
                 last = checkpoints.repeat(last)
             journal.drop_all()

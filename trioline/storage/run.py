@@ -89,7 +89,8 @@ def read_run(disk: Disk, folder: Path) -> Run | None:
         if len(run.id_bytes) != 16:
             raise ValueError(f"run_id {run.run_id!r} has not 32 hex digits")
     except (msgspec.MsgspecError, ValueError) as error:
-        raise damaged(path, f"is damaged: {error}", output_of(folder)) from error
+        what = f"is damaged: {error}"
+        raise damaged(path, what, output_of(folder), is_known=False) from error
     return run
 
 

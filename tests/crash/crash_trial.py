@@ -1,0 +1,197 @@
+"""One trial of the crash simulator: a small job over some crashes to its end, checked all the way.
+
+All of it follows from the seed: the policy, the commits, the full disks, the crashes. The job's
+code is the real one; only the system calls are a double's.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from storage_helpers import Crash, CrashFiles, settings_for
+
+from trioline.config import Fsync, JobSettings
+from trioline.errors import DiskFull
+from trioline.storage import Entry, Job, Rejection, Results, encode_record
+
+MAX_CRASHES = 3
+FOLDER = Path("/d")
+POLICIES = tuple(Fsync)
+SETTINGS = {fsync: settings_for(FOLDER, fsync=fsync) for fsync in POLICIES}
+PLACEHOLDER = b"null\n"
+
+
+class Trial:
+    """One job, from its start over up to three crashes to its end.
+
+    Args:
+        seed: All that happens follows from it.
+        fsync: Instead of the seed's.
+    """
+
+    def __init__(self, seed: int, fsync: Fsync | None = None) -> None:
+        self.rng = rng = random.Random(seed)
+        self.settings: JobSettings = SETTINGS[fsync or POLICIES[seed % len(POLICIES)]]
+        self.line_count = rng.choice((1, 3, 6, 12))
+        self.files = CrashFiles()
+        self.files.put(self.settings.input, b"%d\n" % seed * self.line_count)
+        if rng.random() < 0.2:
+            self.files.short_writes = rng
+        if rng.random() < 0.2:
+            self.files.fail = self.full_at_times
+        self.segment_bytes = rng.choice((64, 64, 300, 1 << 20))
+        self.sync_share = rng.choice((0.1, 0.6))
+        self.crash_count = 0
+        self.acknowledged: dict[int, bytes] = {}
+        """Line to output line: what a crash of the process must leave."""
+        self.safe: dict[int, bytes] = {}
+        """What a power loss must leave."""
+        self.offered: list[set[bytes]] = [set() for _ in range(self.line_count)]
+        """All that was ever handed in for a line, acknowledged or not."""
+
+    def run(self) -> None:
+        """Crash some times, then finish and compare."""
+        crashes = self.rng.randint(1, MAX_CRASHES)
+        for self.crash_count in range(crashes):
+            self.files.call_count = 0
+            # Opening and recovering take about 20 calls, a commit 2 to 5.
+            self.files.crash_at = self.rng.randrange(1, self.rng.choice((12, 30, 90)))
+            self.files.crash_after = self.rng.random() < 0.5
+            try:
+                self.work()
+            except (Crash, DiskFull):
+                self.crash()
+            else:
+                self.files.kill()
+        self.crash_count = crashes
+        self.files.fail = None
+        self.work()
+        self.files.kill()
+        self.check_end()
+
+    def crash(self) -> None:
+        if self.rng.random() < 0.3:
+            self.files.kill()
+        else:
+            self.files.lose_power(self.rng)
+            self.acknowledged = dict(self.safe)
+
+    def work(self) -> None:
+        """Open the job, check what is there, and go on with it to its end."""
+        job = Job.open(self.settings, self.files, segment_bytes=self.segment_bytes)
+        settled = set(range(job.written_count))
+        if job.ahead_count:
+            settled.update(*job.ahead())
+        self.check_restart(job, settled)
+        if not job.is_finished:
+            missing = [line for line in range(self.line_count) if line not in settled]
+            self.rng.shuffle(missing)
+            while missing:
+                count = self.rng.randint(1, 4)
+                self.commit(job, missing[:count])
+                settled.update(missing[:count])
+                del missing[:count]
+                assert job.written_count + job.ahead_count == len(settled)
+                if self.rng.random() < self.sync_share:
+                    self.sync(job)
+            assert job.written_count == self.line_count
+            self.repeat_while_full(lambda: job.finish(job.source.offset_of(self.line_count)))
+            self.safe = dict(self.acknowledged)
+            self.check_files(job)
+        job.close()
+
+    def commit(self, job: Job, lines: list[int]) -> None:
+        answers = {line: self.answer(line) for line in lines}
+        for line, answer in answers.items():
+            self.offered[line].add(answer)
+        entries = [self.entry(line, answer) for line, answer in answers.items()]
+        self.repeat_while_full(lambda: job.commit(entries))
+        self.acknowledged |= answers
+        if self.settings.fsync is Fsync.ALWAYS:
+            self.safe |= answers
+
+    def sync(self, job: Job) -> None:
+        self.repeat_while_full(lambda: job.sync(job.source.offset_of(job.written_count)))
+        self.safe = dict(self.acknowledged)
+        self.check_files(job)
+
+    def repeat_while_full(self, call: Callable[[], None]) -> None:
+        while True:
+            try:
+                return call()
+            except DiskFull:
+                continue
+
+    def full_at_times(self, call: str, _path: Path, _count: int) -> int | None:
+        takes_room = call in ("pwrite", "create")
+        return errno.ENOSPC if takes_room and self.rng.random() < 0.1 else None
+
+    def answer(self, line: int) -> bytes:
+        """Another one in each life, so that a line computed again is noticed."""
+        if self.rng.random() < 0.15:
+            return PLACEHOLDER
+        padding = b"." * self.rng.choice((0, 0, 9, 700))
+        return b'"%d in %d%s"\n' % (line, self.crash_count, padding)
+
+    def entry(self, line: int, answer: bytes) -> Entry:
+        if answer == PLACEHOLDER:
+            return Rejection(line, encode_record(line, b"x", attempts=1, losses=0, errors=["no"]))
+        return Results(line, 1, answer)
+
+    # --- checks -----------------------------------------------------------------------------
+
+    def check_restart(self, job: Job, settled: set[int]) -> None:
+        assert settled.issuperset(self.acknowledged), "an acknowledged line is lost"
+        assert len(settled) == job.written_count + job.ahead_count
+        # What is there without having been acknowledged is as good as acknowledged now.
+        for line, answer in enumerate(self.check_files(job)):
+            self.acknowledged[line] = answer
+        # Recovery synced it all.
+        self.safe |= self.acknowledged
+
+    def check_files(self, job: Job) -> list[bytes]:
+        """Whole lines in order, each once and the acknowledged one; the rejected ones likewise."""
+        content = self.files.get(self.settings.output)
+        lines = content.splitlines(keepends=True)
+        assert len(lines) == job.written_count, "the output has not as many lines as it should"
+        assert content.endswith(b"\n") or not content, "the output ends within a line"
+        for line, answer in enumerate(lines):
+            assert answer in self.offered[line], "a line is not in its place"
+            assert self.acknowledged.get(line, answer) == answer, "a line was done again"
+        records = self.files.get(self.settings.rejected).splitlines()
+        rejected = [line for line, answer in enumerate(lines) if answer == PLACEHOLDER]
+        assert [msgspec.json.decode(record)["id"] for record in records] == rejected
+        assert job.rejected_count == len(rejected)
+        return lines
+
+    def check_end(self) -> None:
+        job = Job.open(self.settings, self.files)
+        assert job.is_finished
+        assert job.is_resumed
+        assert len(self.check_files(job)) == self.line_count
+        assert job.journal_bytes == 0
+        job.close()
+        assert self.files.open_count == 0
+
+
+def run_trial(seed: int) -> None:
+    """Run one; a failure says how to see it again."""
+    try:
+        Trial(seed).run()
+    except Exception as error:
+        error.add_note(f"Seed {seed}. Again: pytest tests/crash --crash-seed {seed}")
+        raise
+
+
+def find_failing_seed(seeds: range) -> int | None:
+    """The first seed whose trial does not end well; for showing that a trial can fail."""
+    for seed in seeds:
+        try:
+            Trial(seed).run()
+        except Exception:  # noqa: BLE001 - whatever a broken promise leads to
+            return seed
+    return None

@@ -1,0 +1,203 @@
+"""A test of the crash tests: each step of commit and recovery left out, or out of order, is caught.
+
+Each mutant is the real code with one step changed from outside. ``MAX_SEEDS`` trials must find it;
+the same trials find nothing in the code as it is. Where a step is covered by another one, so that
+leaving it out alone changes nothing, the test says so and leaves out both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+from crash_trial import find_failing_seed
+
+from trioline.storage import recovery
+from trioline.storage.answers import Answers
+from trioline.storage.checkpoint import SLOT_SPACING_BYTES, Checkpoint, CheckpointFile
+from trioline.storage.files import File
+from trioline.storage.job import Job
+from trioline.storage.journal import Journal
+from trioline.storage.output import GrowingFile
+from trioline.storage.segment import Segment
+
+MAX_SEEDS = 600
+
+Mutant = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Takes a step's place."""
+
+
+def without(owner: type, method: str) -> Mutant:
+    """The step is left out wherever it is."""
+    return lambda: mock.patch.object(owner, method, nothing)
+
+
+def without_during(outer: tuple[type, str], inner: tuple[type, str]) -> Mutant:
+    """The inner step is left out while the outer one is under way."""
+    wrapped: Callable[..., object] = getattr(*outer)
+
+    def call(*args: object, **kwargs: object) -> object:
+        with mock.patch.object(*inner, nothing):
+            return wrapped(*args, **kwargs)
+
+    return lambda: mock.patch.object(*outer, call)
+
+
+@contextlib.contextmanager
+def acknowledged_before_the_sync() -> Iterator[None]:
+    """Each commit is synced when the next one comes."""
+    commit, sync = Job.commit, Journal.sync
+
+    def early(job: Job, entries: Any) -> None:  # noqa: ANN401 - passed on
+        sync(job._journal)
+        with mock.patch.object(Journal, "sync", nothing):
+            commit(job, entries)
+
+    with mock.patch.object(Job, "commit", early):
+        yield
+
+
+@contextlib.contextmanager
+def segment_names_not_synced() -> Iterator[None]:
+    room = Journal._segment_with_room
+
+    def unnamed(journal: Journal) -> Segment:
+        segment = room(journal)
+        journal._is_folder_synced = True
+        return segment
+
+    with mock.patch.object(Journal, "_segment_with_room", unnamed):
+        yield
+
+
+@contextlib.contextmanager
+def checkpoint_before_the_output() -> Iterator[None]:
+    make_durable, sync = Job._make_durable, Answers.sync
+
+    def reversed_order(job: Job, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on
+        with mock.patch.object(Answers, "sync", nothing):
+            make_durable(job, *args, **kwargs)
+        sync(job._answers)
+
+    with mock.patch.object(Job, "_make_durable", reversed_order):
+        yield
+
+
+@contextlib.contextmanager
+def checkpoint_not_synced() -> Iterator[None]:
+    def write(slots: CheckpointFile, checkpoint: Checkpoint) -> None:
+        at = (checkpoint.sequence & 1) * SLOT_SPACING_BYTES
+        slots._file.write(checkpoint.pack(), at)
+
+    with mock.patch.object(CheckpointFile, "write", write):
+        yield
+
+
+@contextlib.contextmanager
+def one_slot_only() -> Iterator[None]:
+    def write(slots: CheckpointFile, checkpoint: Checkpoint) -> None:
+        slots._file.write(checkpoint.pack(), 0)
+        slots._file.sync()
+
+    with mock.patch.object(CheckpointFile, "write", write):
+        yield
+
+
+@contextlib.contextmanager
+def journal_dropped_too_early() -> Iterator[None]:
+    """The journal goes as soon as its lines are written, before a checkpoint covers them."""
+    make_durable = Job._make_durable
+
+    def dropping(job: Job, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on
+        job._journal.drop_below(job._answers.written_count)
+        make_durable(job, *args, **kwargs)
+
+    with mock.patch.object(Job, "_make_durable", dropping):
+        yield
+
+
+@contextlib.contextmanager
+def all_of(*mutants: Mutant) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for mutant in mutants:
+            stack.enter_context(mutant())
+        yield
+
+
+def no_folder_syncs_in_recovery() -> contextlib.AbstractContextManager[object]:
+    """``sync_folders`` at its begin, and ``Journal.sync_all``."""
+
+    def sync_files_only(journal: Journal) -> None:
+        for segment in journal._segments.values():
+            segment.sync(force=True)
+            segment.close()
+
+    return all_of(
+        lambda: mock.patch.object(recovery, "sync_folders", nothing),
+        lambda: mock.patch.object(Journal, "sync_all", sync_files_only),
+    )
+
+
+def no_file_syncs_in_recovery() -> contextlib.AbstractContextManager[object]:
+    """What is read was never synced: the server before ours had been killed before it did."""
+    return all_of(
+        without_during((Journal, "sync_all"), (File, "sync")),
+        without_during((Answers, "end_replay"), (GrowingFile, "sync")),
+        lambda: mock.patch.object(recovery, "_open_answers", _open_answers_unsynced),
+    )
+
+
+def _open_answers_unsynced(*args: Any) -> Answers:  # noqa: ANN401 - passed on
+    with mock.patch.object(GrowingFile, "sync", nothing):
+        return _open_answers(*args)
+
+
+_open_answers = recovery._open_answers
+
+
+@contextlib.contextmanager
+def output_not_cut_in_recovery() -> Iterator[None]:
+    def end_replay(answers: Answers) -> None:
+        answers.flush()
+        answers.sync()
+
+    with mock.patch.object(Answers, "end_replay", end_replay):
+        yield
+
+
+@contextlib.contextmanager
+def journal_not_cut_in_recovery() -> Iterator[None]:
+    with mock.patch.object(Journal, "end_replay", nothing):
+        yield
+
+
+MUTANTS: dict[str, Mutant] = {
+    "acknowledged before the fsync": acknowledged_before_the_sync,
+    "no fsync of the journal": without_during((Journal, "sync"), (Segment, "sync")),
+    "no fsync of the folder of a new segment": segment_names_not_synced,
+    "no fsync of a segment before its successor": without_during(
+        (Journal, "_segment_with_room"), (Segment, "sync")
+    ),
+    "checkpoint before the fsync of the output": checkpoint_before_the_output,
+    "no fsync of the output": without(Answers, "sync"),
+    "no fsync of the checkpoint": checkpoint_not_synced,
+    "one slot only": one_slot_only,
+    "journal dropped before the checkpoint covers it": journal_dropped_too_early,
+    "no fsync of folders in recovery": no_folder_syncs_in_recovery,
+    "no fsync of files in recovery": no_file_syncs_in_recovery,
+    "output not cut in recovery": output_not_cut_in_recovery,
+    "journal not cut in recovery": journal_not_cut_in_recovery,
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught(name: str) -> None:
+    with MUTANTS[name]():
+        seed = find_failing_seed(range(MAX_SEEDS))
+    assert seed is not None, f"{MAX_SEEDS} trials do not notice: {name}"
