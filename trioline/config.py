@@ -73,7 +73,8 @@ SYNC_INTERVAL_BYTES = 64 * 1024 * 1024
 SEGMENT_BYTES = 64 * 1024 * 1024
 """A journal segment's length, unless one frame alone is longer."""
 SERVER_STALL_SECONDS = 5.0
-"""A sweep this late means that the process was stopped: leases are extended, not expired."""
+"""A sweep this late, or by half a lease, means that the process was stopped: leases are extended,
+not expired."""
 
 
 class Fsync(enum.StrEnum):

@@ -46,6 +46,7 @@ class Trial:
         self.segment_bytes = rng.choice((64, 64, 300, 1 << 20))
         self.sync_share = rng.choice((0.1, 0.6))
         self.crash_count = 0
+        self.crash_while_open = False
         self.acknowledged: dict[int, bytes] = {}
         """Line to output line: what a crash of the process must leave."""
         self.safe: dict[int, bytes] = {}
@@ -57,10 +58,9 @@ class Trial:
         """Crash some times, then finish and compare."""
         crashes = self.rng.randint(1, MAX_CRASHES)
         for self.crash_count in range(crashes):
-            self.files.call_count = 0
-            # Opening and recovering take about 20 calls, a commit 2 to 5.
-            self.files.crash_at = self.rng.randrange(1, self.rng.choice((12, 30, 90)))
-            self.files.crash_after = self.rng.random() < 0.5
+            self.crash_while_open = self.rng.random() < 0.65
+            if not self.crash_while_open:
+                self.plan_crash(60)  # so many calls to make a job, or to recover it
             try:
                 self.work()
             except (Crash, DiskFull):
@@ -68,13 +68,20 @@ class Trial:
             else:
                 self.files.kill()
         self.crash_count = crashes
+        self.crash_while_open = False
         self.files.fail = None
         self.work()
         self.files.kill()
         self.check_end()
 
+    def plan_crash(self, within: int) -> None:
+        """Let the process end at one of the next calls."""
+        self.files.call_count = 0
+        self.files.crash_at = self.rng.randrange(1, within)
+        self.files.crash_after = self.rng.random() < 0.5
+
     def crash(self) -> None:
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.4:
             self.files.kill()
         else:
             self.files.lose_power(self.rng)
@@ -87,6 +94,8 @@ class Trial:
         if job.ahead_count:
             settled.update(*job.ahead())
         self.check_restart(job, settled)
+        if self.crash_while_open:
+            self.plan_crash(self.rng.choice((4, 12, 40)))
         if not job.is_finished:
             missing = [line for line in range(self.line_count) if line not in settled]
             self.rng.shuffle(missing)

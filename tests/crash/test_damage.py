@@ -156,7 +156,9 @@ def judge(data: Contents, settings: JobSettings, *, durable: set[int]) -> Verdic
         assert contents(files) == data, f"touched on refusal: {error}"
         sentence = str(error)
         assert "\n" not in sentence
-        assert "trioline repair" in sentence or isinstance(error, UsageError) or "Use the" in sentence
+        assert (
+            "trioline repair" in sentence or isinstance(error, UsageError) or "Use the" in sentence
+        )
         return Verdict(type(error).__name__, sentence)
     assert files.get(settings.output) == ORACLE
     records = [int(re.findall(rb'"id":(\d+)', line)[0]) for line in records_of(files, settings)]
@@ -256,9 +258,7 @@ def test_every_byte_of_what_was_written(fsync: Fsync, name: str, done: bool) -> 
     """Up to the durable point every change is seen; behind it the journal knows better."""
     data = all_done(fsync) if done else half_done(fsync)
     settings = settings_for(FOLDER, fsync=fsync)
-    counts = verdicts(
-        data, FOLDER / name, settings, durable=set(range(LINES)) if done else DURABLE
-    )
+    counts = verdicts(data, FOLDER / name, settings, durable=set(range(LINES)) if done else DURABLE)
     assert set(counts) <= {"same", "recovered", "StorageError"}
     assert counts["StorageError"] > 0
     assert done == (counts["recovered"] == 0) or name == "out.rejected"

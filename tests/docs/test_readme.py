@@ -96,7 +96,7 @@ def test_the_blocks_are_found() -> None:
 )
 def test_the_readme_works_as_printed(tmp_path: Path) -> None:
     ports = {number: str(free_port()) for number in ("7766", "7767")}
-    script = []
+    script: list[str] = []
     expected: list[tuple[int, str]] = []
     for block in blocks():
         text = block.text
@@ -110,8 +110,8 @@ def test_the_readme_works_as_printed(tmp_path: Path) -> None:
             name = text.split("\n", 1)[0].split()[-1]
             (tmp_path / name).write_text(text, encoding="utf-8")
     printed = re.split(r"^@@ \d+$", run_script("\n".join(script), tmp_path), flags=re.MULTILINE)
-    for number, text in expected:
-        assert text in printed[number + 1]
+    for place, wanted in expected:
+        assert wanted in printed[place + 1]
     answers = (tmp_path / "mixed.jsonl").read_text(encoding="utf-8").splitlines()
     assert [int(re.findall(r'"id":(\d+)', answer)[0]) for answer in answers] == list(range(1000))
     prompts = (tmp_path / "prompts.jsonl").read_text(encoding="utf-8")

@@ -262,8 +262,7 @@ def test_damage_stops_it(
 @pytest.mark.parametrize("name", ["out", "out.trioline/checkpoint", "out.trioline/run.json"])
 def test_a_file_that_is_gone_stops_it(name: str, job: Path, refuse: Try) -> None:
     (job / name).unlink()
-    code = 2 if name.endswith("run.json") else 74  # output without a job: not ours
-    refuse("serve", "in", "out", "--port", "0", code=code, says="out")
+    refuse("serve", "in", "out", "--port", "0", code=74, says="out")
 
 
 def test_two_servers_on_one_output(folder: Path, refuse: Try) -> None:
@@ -549,10 +548,13 @@ def test_all_workers_die(folder: Path) -> None:
     assert "Traceback" not in finished.stderr
 
 
-def test_a_signal_while_nothing_is_served_yet_is_no_traceback(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_function_is_being_imported(name: str, folder: Path) -> None:
     (folder / "slow.py").write_text(
-        "import signal\nsignal.raise_signal(signal.SIGINT)\ndef answer(item): return 1\n"
+        f"import signal\nsignal.raise_signal(signal.{name})\ndef answer(item): return 1\n"
     )
-    finished = trioline("run", "in", "out", "slow:answer", cwd=folder)
-    assert finished.code == 4
-    assert "Traceback" not in finished.stderr
+    for command in (("run", "in", "out"), ("work", "127.0.0.1:1")):
+        finished = trioline(*command, "slow:answer", cwd=folder)
+        assert finished.code == 4
+        assert finished.stderr.strip() == ""
+    assert not (folder / "out").exists()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -260,16 +261,15 @@ def test_functions_that_go_wrong(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("number", "more"),
     [
-        ("functions:slow",),
-        ("functions:slow_async",),
-        ("--exec", "sleep 60"),
-        ("--each", "sleep 60"),
+        (signal.SIGTERM, ("functions:slow",)),
+        (signal.SIGTERM, ("functions:slow_async",)),
+        (signal.SIGINT, ("functions:slow_async",)),
+        (signal.SIGTERM, ("--exec", "sleep 60")),
+        (signal.SIGTERM, ("--each", "sleep 60")),
     ],
-    ids=" ".join,
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_gives_leases_back_at_once(
     number: signal.Signals, more: tuple[str, ...], folder: Path
 ) -> None:
@@ -336,6 +336,10 @@ def test_a_function_that_kills_its_process_costs_no_attempt(folder: Path) -> Non
     assert (folder / "out").read_bytes() == SQUARES
 
 
+def has_written(serve: Serve, count: int) -> Callable[[], bool]:
+    return lambda: bool(serve.status()["written"] >= count)
+
+
 @pytest.mark.parametrize("more", [("--processes", "2"), ("--concurrency", "2")], ids=" ".join)
 def test_the_server_is_killed_and_started_again_under_live_workers(
     more: tuple[str, ...], folder: Path
@@ -346,7 +350,7 @@ def test_the_server_is_killed_and_started_again_under_live_workers(
         port = str(serve.port)
         with started("work", serve.address, "functions:slowly", *more, cwd=folder) as worker:
             for written in (50, 150):
-                serve.wait_status(lambda status, at=written: status["written"] >= at, "progress")
+                wait_until(has_written(serve, written), "progress")
                 serve.kill()
                 serve = Serve(["in", "out", "--port", port], folder)
                 serve.wait_listening()

@@ -423,9 +423,9 @@ def test_an_id_that_was_never_given_out_is_unknown_and_nothing_is_taken(wire: Wi
     for stranger in (2, 3, 2**53 - 1):
         rows = [{"id": 0, "result": 0}, {"id": stranger, "result": 1}]
         assert wire.ask(op="done", results=rows)["error"] == "unknown-id"
-    for stranger in (-1, 2**53, 1.0, "0", None):
-        rows = [{"id": 0, "result": 0}, {"id": stranger, "result": 1}]
-        assert wire.ask(op="done", results=rows)["error"] == "bad-request"
+    for misfit in (-1, 2**53, 1.0, "0", None):
+        misfits = [{"id": 0, "result": 0}, {"id": misfit, "result": 1}]
+        assert wire.ask(op="done", results=misfits)["error"] == "bad-request"
     assert wire.ask(op="status")["leased"] == 2
 
 

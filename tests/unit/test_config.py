@@ -156,7 +156,7 @@ RANGES: list[tuple[type, str, str, float, float]] = [
     (ServerSettings, "linger_seconds", "--linger", 0, 86_400),
     (ServerSettings, "drain_seconds", "--drain", 0, 1e9),
     (ServerSettings, "max_connections", "--max-connections", 1, 1_000_000),
-    (JobSettings, "max_line_bytes", "--max-line-bytes", 1_024, 1 << 30),
+    (JobSettings, "max_line_bytes", "--max-line", 1_024, 1 << 30),
 ]
 """Class, field, option, smallest, largest."""
 

@@ -41,6 +41,8 @@ from trioline.wire.codec import encode_refusal
 
 log = logging.getLogger("trioline.server")
 
+MIN_STALL_SECONDS = 0.1
+"""Sweeps of a busy server are that late."""
 LAST_REPLIES_SECONDS = 2.0
 """At the end, for replies on their way to peers that read them."""
 
@@ -248,6 +250,11 @@ class Server:
         instants = (self._ledger.next_due_at(), self._grants.next_due_at())
         return min((instant for instant in instants if instant is not None), default=None)
 
+    def stall_seconds(self) -> float:
+        """How late a sweep is where the whole process must have stood still."""
+        half_a_lease = max(self._ledger.lease_timeout_seconds / 2, MIN_STALL_SECONDS)
+        return min(half_a_lease, SERVER_STALL_SECONDS)
+
     async def sweep(self, now: float, *, stood_still: bool) -> None:
         """Do all that is due.
 
@@ -255,7 +262,7 @@ class Server:
         """
         await self._writer.wait_room()
         waited_seconds = trio.current_time() - now
-        if stood_still or waited_seconds > SERVER_STALL_SECONDS:
+        if stood_still or waited_seconds > self.stall_seconds():
             # Results may have come in time and lie unread: it is not their workers that were slow.
             now += waited_seconds
             self._ledger.postpone(now)

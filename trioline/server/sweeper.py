@@ -7,14 +7,15 @@ from typing import Protocol
 
 import trio
 
-from trioline.config import SERVER_STALL_SECONDS
-
 MAX_SLEEP_SECONDS = 1.0
 """Between two sweeps: the rate is sampled and a standstill of the process is noticed by it."""
 
 
 class Due(Protocol):
     """What the sweeper looks after."""
+
+    def stall_seconds(self) -> float:
+        """How late a sweep is where the whole process must have stood still."""
 
     def next_due_at(self) -> float | None:
         """The next instant with something to do."""
@@ -24,7 +25,7 @@ class Due(Protocol):
 
 
 class Sweeper:
-    """Sleeps until something is due, and no longer than a second."""
+    """Sleeps until something is due, and no longer than a second or half of a standstill."""
 
     def __init__(self) -> None:
         self._sleep: trio.CancelScope | None = None
@@ -37,7 +38,9 @@ class Sweeper:
     async def run(self, due: Due) -> None:
         """Sweep until cancelled."""
         while True:
-            planned_at = trio.current_time() + MAX_SLEEP_SECONDS
+            # Awake more often than leases run out: else a standstill looks like one of them.
+            stall_seconds = due.stall_seconds()
+            planned_at = trio.current_time() + min(MAX_SLEEP_SECONDS, stall_seconds / 2)
             next_due_at = due.next_due_at()
             if next_due_at is not None:
                 planned_at = min(planned_at, next_due_at)
@@ -45,4 +48,4 @@ class Sweeper:
                 await trio.sleep_forever()
             planned_at, self._sleep.deadline = self._sleep.deadline, -math.inf
             now = trio.current_time()
-            await due.sweep(now, stood_still=now - planned_at > SERVER_STALL_SECONDS)
+            await due.sweep(now, stood_still=now - planned_at > stall_seconds)

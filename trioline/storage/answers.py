@@ -139,8 +139,8 @@ class Answers:
         Raises:
             StorageError: Somebody else changed one.
         """
-        self.output.check_size()
-        self.rejected.check_size()
+        self.output.check()
+        self.rejected.check()
 
     def end_replay(self) -> None:
         """Cut off what is behind the last line, and sync both files."""

@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIIIQQQ?")
+_BODY = struct.Struct("<16sQQQQQQQIIIIQQQ?II?")
 _CRC = struct.Struct("<I")
 
 
@@ -62,6 +62,11 @@ class Checkpoint:
     """Length of all segments before that one that reach beyond the lines done."""
     finished: bool = False
     """The job is over: every line is in the output."""
+    input_crc: int = 0
+    output_crc: int = 0
+    """Of the lines done in a block of 64 that is not complete, see ``checksums``; 0 for none."""
+    is_block_known: bool = False
+    """Whether these two count: a slot that was written without them has none."""
 
     def pack(self) -> bytes:
         """Encode as one slot."""

@@ -67,6 +67,7 @@ class Job:
         self._answers = state.answers
         self._journal = state.journal
         self._ahead = state.ahead
+        self._checksums = state.checksums
         self._merge = Merge(state.answers, state.journal, state.ahead)
         self._synced_bytes = self._grown_bytes()
         self._failure: StorageError | None = None
@@ -144,10 +145,11 @@ class Job:
             StorageError: The job is at its end. Whether the entries are safe is unknown.
             ValueError: The entries are not as described. Nothing has changed.
         """
-        frames = frames_from(entries)
-        self._check_new(frames)
-        written, answers, journal = self.written_count, self._answers.mark(), self._journal.mark()
         with self._final_errors():
+            frames = frames_from(entries)
+            self._check_new(frames)
+            written, answers = self.written_count, self._answers.mark()
+            journal = self._journal.mark()
             try:
                 self._place(frames)
             except DiskFull:
@@ -197,6 +199,7 @@ class Job:
                 self._lock.close,  # called last
                 self.source.close,
                 self._journal.close,
+                self._checksums.close,
                 self._answers.close,
                 self._checkpoints.close,
             ):
@@ -249,6 +252,7 @@ class Job:
             self._last,
             self._answers,
             self._journal,
+            self._checksums,
             input_offset,
             epoch=self._last.epoch,
             finished=finished,

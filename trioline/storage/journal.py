@@ -1,9 +1,9 @@
 """The write-ahead log: append-only segments of frames beside the output.
 
 One commit goes into one segment, so that one sync makes it safe and one cut takes it back. A
-segment is synced before its successor comes to be: after a crash only the newest one may end in a
-bad frame, and a bad frame in an earlier one is damage. A segment goes when all of it is below the
-durable line count.
+segment is synced, with its name, before its successor comes to be: after a crash only the newest
+one may end in a bad frame, and a bad frame in an earlier one is damage, as is a gap in the numbers
+behind the durable point. A segment goes when all of it is below the durable line count.
 
 A *place* is a segment's number and a frame's offset in one integer.
 """
@@ -147,8 +147,9 @@ class Journal:
         if newest and not self.is_segment_full:
             return self._segments[newest]
         if newest:
-            # So that a crash can never leave a bad frame in a segment that has a successor.
-            self._segments[newest].sync()
+            # So that a crash can never leave a bad frame in a segment that has a successor, nor a
+            # successor without it.
+            self.sync()
             self._segments[newest].close()
         number = newest + 1
         segment = Segment(

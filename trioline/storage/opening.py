@@ -14,6 +14,7 @@ from trioline._version import __version__
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
@@ -144,7 +145,7 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         version=__version__,
     )
-    for path in (settings.output, settings.rejected):
+    for path in (settings.output, settings.rejected, settings.state / CHECKSUMS_NAME):
         disk.write_whole(path, b"")
     first = Checkpoint(
         run_id=run.id_bytes,
@@ -167,7 +168,7 @@ def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
     disk.unlink(settings.output)
     disk.unlink(run.rejected_path(settings.output))
     for name in disk.names(settings.state):
-        if is_segment(name) or name == CHECKPOINT_NAME:
+        if is_segment(name) or name in (CHECKPOINT_NAME, CHECKSUMS_NAME):
             disk.unlink(settings.state / name)
     sync_folders(disk, settings)
     disk.sync_folder(run.rejected_path(settings.output).parent)

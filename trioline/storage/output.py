@@ -35,13 +35,17 @@ class GrowingFile:
         """Bytes, tracked."""
         self._file = disk.open(path, os.O_RDWR)
         self._is_synced = True
+        self._tail_end = self._tail_bytes = self._tail_crc = 0
 
     def append(self, data: bytes) -> None:
         """Write at the end.
 
         Raises:
             DiskFull: The file is as before.
+            StorageError: Somebody else made it shorter.
         """
+        # Before it is written: afterwards the length is right, with zeros where lines were.
+        self._check_not_shorter()
         self._is_synced = False
         try:
             self._file.write(data, self.length)
@@ -49,6 +53,10 @@ class GrowingFile:
             self.cut(self.length)
             raise
         self.length += len(data)
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Read what was written; fewer bytes only at the end of the file."""
+        return self._file.read(count, offset)
 
     def adopt(self, length: int, crc: int) -> bool:
         """Take the next ``length`` bytes, written before a crash, if they have this crc32."""
@@ -72,19 +80,24 @@ class GrowingFile:
     def tail(self) -> tuple[int, int]:
         """Length and crc32 of the file's last bytes, at most 4,096 of them."""
         length = min(self.length, TAIL_BYTES)
-        return length, self._crc(self.length - length, length) or 0
+        crc = self._crc(self.length - length, length) or 0
+        self._tail_end, self._tail_bytes, self._tail_crc = self.length, length, crc
+        return length, crc
 
-    def check_size(self) -> None:
-        """Hold against the file what was written.
+    def check(self) -> None:
+        """Hold against the file what was written: its place, its length, and the last ``tail``.
 
         Raises:
-            StorageError: Somebody else replaced it, or made it longer or shorter.
+            StorageError: Somebody else replaced it, made it longer or shorter, or wrote there.
         """
         if not self._file.is_in_place():
             raise self._changed("it was moved, replaced or removed")
         size = self._file.stat().size
         if size != self.length:
             raise self._changed(f"it has {size} bytes instead of {self.length}")
+        begin = self._tail_end - self._tail_bytes
+        if self._crc(begin, self._tail_bytes) != self._tail_crc:
+            raise self._changed(f"bytes {begin} to {self._tail_end} are not what was written")
 
     def check_begin(self, tail_bytes: int = 0, tail_crc: int = 0) -> None:
         """Hold against the file what a checkpoint says of its first ``length`` bytes.
@@ -112,6 +125,11 @@ class GrowingFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _check_not_shorter(self) -> None:
+        size = self._file.stat().size
+        if size < self.length:
+            raise self._changed(f"it has {size} bytes instead of {self.length}")
 
     def _crc(self, offset: int, length: int) -> int | None:
         """crc32 of a part of the file; None where the file ends before."""

@@ -17,6 +17,7 @@ from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.checksums import Checksums
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk
 from trioline.storage.journal import Journal, Mark
@@ -37,6 +38,7 @@ class State:
     answers: Answers
     journal: Journal
     ahead: AheadIndex
+    checksums: Checksums
     source: Source
 
 
@@ -60,6 +62,10 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
         opened.callback(journal.close)
         ahead = AheadIndex()
+        checksums = Checksums(
+            disk, settings.state, settings.input, settings.output, answers.output.read
+        )
+        opened.callback(checksums.close)
         source = _open_source(disk, settings, last.line_count, last.input_offset)
         opened.callback(source.close)
         if last.finished:
@@ -74,7 +80,7 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
             source.close()
             source = _open_source(disk, settings, answers.written_count, offset)
             opened.callback(source.close)
-            last = next_checkpoint(last, answers, journal, offset, epoch=last.epoch + 1)
+            last = next_checkpoint(last, answers, journal, checksums, offset, epoch=last.epoch + 1)
             checkpoints.write(last)
         opened.pop_all()
     return State(
@@ -83,6 +89,7 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         answers=answers,
         journal=journal,
         ahead=ahead,
+        checksums=checksums,
         source=source,
     )
 
@@ -91,15 +98,16 @@ def next_checkpoint(
     last: Checkpoint,
     answers: Answers,
     journal: Journal,
+    checksums: Checksums,
     input_offset: int,
     *,
     epoch: int,
     finished: bool = False,
 ) -> Checkpoint:
-    """The checkpoint after ``last``, of files that are synced."""
+    """The checkpoint after ``last``, of files that are synced; its lines' checksums are, too."""
     tail_bytes, tail_crc = answers.output.tail()
     rejected_tail_bytes, rejected_tail_crc = answers.rejected.tail()
-    return Checkpoint(
+    checkpoint = Checkpoint(
         run_id=last.run_id,
         epoch=epoch,
         sequence=last.sequence + 1,
@@ -119,6 +127,7 @@ def next_checkpoint(
         else journal.bytes_beyond(answers.written_count, journal.newest),
         finished=finished,
     )
+    return checksums.cover(last, checkpoint)
 
 
 def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:

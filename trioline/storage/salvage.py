@@ -1,0 +1,159 @@
+"""What is left of a damaged journal: every frame that still proves what it is.
+
+A frame names its lines, and its crc holds run id and segment number, so that it is good wherever it
+lies: behind a bad stretch the search goes on byte by byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import attrs
+
+from trioline.storage.files import Disk, File
+from trioline.storage.frames import Kind, Region, seed_of
+from trioline.storage.segment import Segment, is_segment, number_of
+
+_READ_BYTES = 1024 * 1024
+_HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
+"""A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
+_HEAD_BYTES = 12
+_CRC_BYTES = 4
+
+
+@attrs.frozen(kw_only=True)
+class Piece:
+    """One good frame."""
+
+    offset: int
+    length: int
+    kind: Kind
+    first: int
+    end: int
+    region: Region | None = None
+    """Of a WRITTEN frame."""
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """One segment, looked through."""
+
+    number: int
+    path: Path
+    length: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def good_bytes(self) -> int:
+        """How much of it good frames take."""
+        return sum(piece.length for piece in self.pieces)
+
+    @property
+    def bad_at(self) -> int:
+        """The first byte that no good frame has; the length, where there is none."""
+        at = 0
+        for piece in self.pieces:
+            if piece.offset != at:
+                break
+            at += piece.length
+        return at
+
+    @property
+    def is_torn_only(self) -> bool:
+        """Whether nothing good is behind the first bad byte, as after a crash."""
+        return self.good_bytes == self.bad_at
+
+    @property
+    def top(self) -> int:
+        """The line after the highest one in it."""
+        return max((piece.end for piece in self.pieces), default=0)
+
+
+def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
+    """Look through all segments, the oldest first.
+
+    Raises:
+        StorageError: A later version of trioline wrote one, or it cannot be read.
+    """
+    numbers = sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
+    return [_scan(disk, folder, number, run_id) for number in numbers]
+
+
+def _scan(disk: Disk, folder: Path, number: int, run_id: bytes) -> Scan:
+    segment = Segment(disk, folder, number, seed_of(run_id, number))
+    try:
+        pieces = tuple(_pieces(disk, segment))
+    finally:
+        segment.close()
+    return Scan(number=number, path=segment.path, length=segment.length, pieces=pieces)
+
+
+def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
+    at: int | None = 0
+    with disk.open(segment.path, os.O_RDONLY) as file:
+        while at is not None and at < segment.length:
+            frame = segment.read(at)
+            if frame is None:
+                at = _next_head(file, at + 1)
+                continue
+            piece = Piece(
+                offset=at,
+                length=frame.size_bytes,
+                kind=frame.kind,
+                first=frame.first,
+                end=frame.end,
+                region=Region.unpack(frame.payload) if frame.kind is Kind.WRITTEN else None,
+            )
+            yield piece
+            at += piece.length
+
+
+def _next_head(file: File, begin: int) -> int | None:
+    """Where a frame may begin, at or behind ``begin``."""
+    at = begin + _CRC_BYTES
+    while len(data := file.read(_READ_BYTES, at)) >= _HEAD_BYTES:
+        if found := _HEAD.search(data):
+            return at + found.start() - _CRC_BYTES
+        at += len(data) - _HEAD_BYTES + 1
+    return None
+
+
+def write_good(disk: Disk, scan: Scan) -> None:
+    """Replace a segment by its good frames, whole or not at all; by nothing, where it has none.
+
+    The caller syncs the folder.
+    """
+    if not scan.pieces:
+        disk.unlink(scan.path)
+        return
+    draft = scan.path.with_name(scan.path.name + ".new")
+    at = 0
+    with (
+        disk.open(scan.path, os.O_RDONLY) as old,
+        disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as new,
+    ):
+        for piece in scan.pieces:
+            new.write(old.read(piece.length, piece.offset), at)
+            at += piece.length
+        new.sync()
+    disk.rename(draft, scan.path)
+
+
+class Reach:
+    """Which lines come out of a base and a journal, as a start would find."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        # What the output must be asked about is left to the caller's base.
+        self._ranges = sorted((p.first, p.end) for p in pieces if p.kind is not Kind.WRITTEN)
+
+    def missing(self, base: int, until: int) -> int:
+        """How many of the lines from ``base`` up to ``until`` are in no frame."""
+        count, at = 0, base
+        for first, end in self._ranges:
+            if end > at and at < until:
+                count += max(0, min(first, until) - at)
+                at = max(at, end)
+        return count + max(0, until - at)
