@@ -19,7 +19,8 @@ import attrs
 
 from trioline.client.item import Outcome
 from trioline.errors import ErrorCode
-from trioline.wire.codec import encode_reply, is_json, open_envelope, work_item
+from trioline.wire.codec import encode_reply, is_json, work_item
+from trioline.wire.envelope import open_envelope
 from trioline.wire.framing import Framer
 from trioline.wire.messages import (
     Bye,

@@ -26,6 +26,9 @@ DEFAULT_HOST = "127.0.0.1"
 # --- limits that a peer can meet (protocol.md, "Limits") ---------------------------------------
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """One message, one input line, one result line; without its newline. hello says it."""
+MAX_PLAIN_BYTES = 4 * 1024 * 1024
+"""A message that is no ``done``; a ``done`` beyond it is looked at more carefully. What hostile
+bytes can cost in memory is several times their number."""
 MAX_BATCH = 10_000
 """Lines in one lease; more is capped, not refused. Beyond it nothing gets faster."""
 MAX_LEASE_BYTES = 8 * 1024 * 1024

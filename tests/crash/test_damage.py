@@ -7,6 +7,7 @@ with one sentence that names the file and the way out (then every byte is as it 
 
 from __future__ import annotations
 
+import datetime
 import random
 import re
 import struct
@@ -17,15 +18,17 @@ from pathlib import Path
 
 import attrs
 import pytest
-
 from storage_helpers import CrashFiles, input_of, settings_for
+
 from trioline.config import Fsync, JobSettings
 from trioline.errors import JobMismatch, StorageError, UsageError
 from trioline.storage.checkpoint import SLOT_BYTES, SLOT_SPACING_BYTES
 from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES, seed_of
 from trioline.storage.job import Job
 from trioline.storage.rejected import encode_record
+from trioline.storage.repair import Given, Plan, examine, mend, open_once
 
 FOLDER = Path("/d")
 STATE = FOLDER / "out.trioline"
@@ -36,6 +39,7 @@ REJECTED = frozenset({3, 17, 30})
 IN_TURN = 12
 """Lines written at the last durable point; ahead of it are those below."""
 AHEAD = (range(15, 22), range(25, 28), range(30, 31), range(34, 36))
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 Contents = dict[Path, bytes]
 Change = Callable[[bytes, int], bytes]
 
@@ -391,3 +395,66 @@ def test_several_wounds_at_once(fsync: Fsync, seed: int) -> None:
 
 def test_the_mismatch_is_a_usage_error() -> None:
     assert issubclass(JobMismatch, UsageError)
+
+
+# --- repair ----------------------------------------------------------------------------------------
+
+
+def repaired(data: Contents, **given: object) -> tuple[CrashFiles, Plan | None]:
+    """Examine and mend; the plan is None where there was nothing to do."""
+    files = files_with(data)
+    disk = Disk(files)
+    job = Given(output=FOLDER / "out", **given)  # type: ignore[arg-type] # of each test's choice
+    plan = examine(disk, job)
+    assert contents(files) == data
+    if not plan.is_needed:
+        return files, None
+    mend(disk, plan, NOW)
+    open_once(disk, plan)
+    assert not examine(disk, job).is_needed
+    return files, plan
+
+
+def recomputed(files: CrashFiles, settings: JobSettings) -> set[int]:
+    """Finish a repaired job, and hold its output against the oracle."""
+    missing = finish(files, settings)
+    assert files.get(settings.output) == ORACLE
+    records = [int(re.findall(rb'"id":(\d+)', line)[0]) for line in records_of(files, settings)]
+    assert records == sorted(REJECTED)
+    return missing
+
+
+def repairs(data: Contents, path: Path, settings: JobSettings, step: int) -> Counter[str]:
+    """Change a file's bytes in every way; what a start refuses must be repaired, or said."""
+    counts: Counter[str] = Counter()
+    original = data[path]
+    for change in CHANGES:
+        for at in range(0, len(original), step):
+            damaged = {**data, path: change(original, at)}
+            verdict = judge(damaged, settings, durable=set())
+            try:
+                files, plan = repaired(damaged, input=FOLDER / "in")
+                missing = recomputed(files, settings)
+            except (StorageError, UsageError) as error:
+                assert verdict.how != "recovered", error
+                counts[type(error).__name__] += 1
+            except BaseException as error:
+                error.add_note(f"{path.name} {change.__name__} at {at}: {verdict}")
+                raise
+            else:
+                assert plan is not None or verdict.how == "recovered", verdict
+                counts["repaired" if plan else "nothing"] += 1
+                counts["recomputed"] += len(missing)
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint", "run.json", "out", "out.rejected", "journal"])
+@pytest.mark.parametrize("done", [False, True])
+def test_what_a_start_refuses_is_repaired(fsync: Fsync, name: str, done: bool) -> None:
+    data = all_done(fsync) if done else half_done(fsync)
+    settings = settings_for(FOLDER, fsync=fsync)
+    for path in paths_of(data):
+        if path.name.startswith(name):
+            counts = repairs(data, path, settings, 97 if name == "checkpoint" else 5)
+            print(fsync, path.name, done, counts)

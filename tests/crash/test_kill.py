@@ -230,7 +230,7 @@ def test_killed_at_random_moments(
     lines = LINES + kills * LINES_PER_KILL
     (folder / "in").write_bytes(numbers(lines))
     rounds = random.Random(seed)
-    arguments = ("--fsync", fsync, "--linger", "0.5", "--max-attempts", "1", "--window", "2000")
+    arguments = ("--fsync", fsync, "--linger", "20", "--max-attempts", "1", "--window", "2000")
     left = kills
     with restarting(folder, *arguments) as servers, Crew(servers.port, seed) as crew:
         while left:
@@ -247,7 +247,7 @@ def test_killed_at_random_moments(
             check_output(folder, crew.shared)
             crew.check()
         crew.finish()
-        assert servers.now.wait().code == 0
+        assert servers.now.stop().code == 0
         check_output(folder, crew.shared, lines=lines)
 
 
@@ -259,7 +259,7 @@ def test_signals_at_random_moments(
     number: signal.Signals, signals: int, folder: Path, seed: int
 ) -> None:
     rounds = random.Random(seed)
-    with restarting(folder, "--linger", "0.5") as servers, Crew(servers.port, seed) as crew:
+    with restarting(folder, "--linger", "20") as servers, Crew(servers.port, seed) as crew:
         time.sleep(rounds.uniform(0, 0.2))  # the random moment
         for _ in range(signals):
             if servers.now.is_running:
@@ -271,7 +271,7 @@ def test_signals_at_random_moments(
         servers.again()
         check_output(folder, crew.shared)
         crew.finish()
-        assert servers.now.wait().code == 0
+        assert servers.now.stop().code == 0
         check_output(folder, crew.shared, lines=LINES)
 
 

@@ -15,7 +15,7 @@ from trioline import config, snapshot
 from trioline.errors import ErrorCode
 from trioline.server.statistics import RATE_SAMPLES
 from trioline.wire import messages
-from trioline.wire.codec import REQUESTS
+from trioline.wire.envelope import REQUESTS
 
 HEADINGS = ("Purpose", "Fields", "Replies", "Errors", "Example")
 DASH = "\N{EN DASH}"

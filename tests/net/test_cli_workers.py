@@ -129,15 +129,14 @@ def work(serve: Serve, folder: Path, *arguments: str) -> Finished:
     ids=" ".join,
 )
 def test_ways_to_work(arguments: tuple[str, ...], folder: Path) -> None:
-    linger = "3" if "--processes" in arguments else "0"
-    with serving("in", "out", "--linger", linger, cwd=folder) as serve:
+    with serving("in", "out", "--linger", "20", cwd=folder) as serve:
         finished = work(serve, folder, *arguments)
         assert finished.code == 0, finished.stderr
         assert finished.stdout == ""
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == SQUARES
     said = finished.stderr.splitlines()
-    assert all(line.endswith("; the job is complete.") for line in said)
+    assert all(line.endswith("; the job is complete.") for line in said), said
     done = [int(line.split()[1]) for line in said]
     assert sum(done) == COUNT
     assert len(done) == (3 if "--processes" in arguments else 1)
@@ -145,23 +144,23 @@ def test_ways_to_work(arguments: tuple[str, ...], folder: Path) -> None:
 
 def test_the_environment_says_where(folder: Path) -> None:
     (folder / "token").write_text("secret\n")
-    with serving("in", "out", "--linger", "0", "--token-file", "token", cwd=folder) as serve:
+    with serving("in", "out", "--linger", "20", "--token-file", "token", cwd=folder) as serve:
         environment = {"TRIOLINE_ADDRESS": serve.address, "TRIOLINE_TOKEN_FILE": "token"}
         finished = trioline(
             *("work", "functions:square", "--processes", "2"), cwd=folder, environment=environment
         )
         assert finished.code == 0, finished.stderr
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == SQUARES
 
 
 def test_text_lines(folder: Path) -> None:
     (folder / "in").write_bytes(b"one\n\ntwo\r\n\xff\nthree")
     (folder / "texts.py").write_text("def upper(item):\n    return item.raw.upper()\n")
-    with serving("in", "out", "--text", "--linger", "0", cwd=folder) as serve:
+    with serving("in", "out", "--text", "--linger", "20", cwd=folder) as serve:
         finished = work(serve, folder, "texts:upper", "--text")
         assert finished.code == 0
-        assert serve.wait().code == 3  # bytes that are no UTF-8 are no result
+        assert serve.stop().code == 3  # bytes that are no UTF-8 are no result
     assert (folder / "out").read_bytes() == b"ONE\n\nTWO\r\n\nTHREE\n"
     assert list(records(folder)) == [3]
 
@@ -189,12 +188,12 @@ done
 
 
 def test_a_command_that_dies_on_one_line(folder: Path) -> None:
-    with serving("in", "out", "--linger", "0", cwd=folder) as serve:
+    with serving("in", "out", "--linger", "20", cwd=folder) as serve:
         finished = work(serve, folder, "--exec", DIES)
         assert finished.code == 0
         assert "ended (exit status 9)" in finished.stderr
         assert "1 attempts failed" in finished.stderr
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == SQUARES
 
 
@@ -215,10 +214,10 @@ def test_a_command_that_dies_on_one_line(folder: Path) -> None:
 )
 def test_commands_that_go_wrong(arguments: tuple[str, str], error: str, folder: Path) -> None:
     (folder / "in").write_bytes(numbers(3))
-    more = ("--linger", "0", "--max-attempts", "1")
+    more = ("--linger", "20", "--max-attempts", "1")
     with serving("in", "out", *more, cwd=folder) as serve:
         assert work(serve, folder, *arguments).code == 0
-        assert serve.wait().code == 3
+        assert serve.stop().code == 3
     assert (folder / "out").read_bytes() == b"null\n" * 3
     for record in records(folder).values():
         assert error in str(record["errors"])
@@ -230,12 +229,12 @@ def test_commands_that_go_wrong(arguments: tuple[str, str], error: str, folder: 
 @pytest.mark.parametrize("name", ["odd", "odd_async"])
 def test_functions_that_go_wrong(name: str, folder: Path) -> None:
     (folder / "in").write_bytes(numbers(15))
-    more = ("--linger", "0", "--max-attempts", "1", "--max-line", "30000000")
+    more = ("--linger", "20", "--max-attempts", "1", "--max-line", "30000000")
     with serving("in", "out", *more, cwd=folder) as serve:
         finished = work(serve, folder, f"functions:{name}")
         assert finished.code == 0, finished.stderr
         assert finished.stdout == "printed by the function\n" * 15
-        assert serve.wait().code == 3
+        assert serve.stop().code == 3
     answers = (folder / "out").read_bytes().split(b"\n")[:-1]
     assert len(answers) == 15
     assert answers[1] == b"null"
@@ -314,7 +313,7 @@ def test_processes_end_together_at_a_signal(folder: Path) -> None:
 
 def test_a_worker_that_is_killed_loses_its_lines_after_the_grace(folder: Path) -> None:
     with (
-        serving("in", "out", "--grace", "0.3", "--linger", "0", cwd=folder) as serve,
+        serving("in", "out", "--grace", "0.3", "--linger", "20", cwd=folder) as serve,
         started("work", serve.address, "functions:slow", cwd=folder) as worker,
     ):
         wait_until(lambda: list(folder.glob("begun-*")), "the function to begin")
@@ -322,17 +321,17 @@ def test_a_worker_that_is_killed_loses_its_lines_after_the_grace(folder: Path) -
         killed_at = time.monotonic()
         assert work(serve, folder, "functions:square").code == 0
         assert time.monotonic() - killed_at < 20
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == SQUARES
 
 
 def test_a_function_that_kills_its_process_costs_no_attempt(folder: Path) -> None:
-    more = ("--grace", "0", "--linger", "0", "--max-attempts", "1")
+    more = ("--grace", "0", "--linger", "20", "--max-attempts", "1")
     with serving("in", "out", *more, cwd=folder) as serve:
         finished = work(serve, folder, "functions:dies_once", "--processes", "2")
         assert finished.code == 0
         assert "was killed by SIGKILL; starting it again." in finished.stderr
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == SQUARES
 
 
@@ -352,12 +351,12 @@ def test_the_server_is_killed_and_started_again_under_live_workers(
             for written in (50, 150):
                 wait_until(has_written(serve, written), "progress")
                 serve.kill()
-                serve = Serve(["in", "out", "--port", port], folder)
+                serve = Serve(["in", "out", "--port", port, "--linger", "20"], folder)
                 serve.wait_listening()
                 assert serve.status()["written"] >= written
             try:
                 assert worker.wait().code == 0
-                assert serve.wait().code == 0
+                assert serve.stop().code == 0
             finally:
                 serve.kill()
     assert (folder / "out").read_bytes() == b"".join(b"%d\n" % n**2 for n in range(count))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from trioline.errors import ErrorCode, RemoteProtocolError, RequestRefused
-from trioline.wire import codec
+from trioline.wire import codec, envelope
 from trioline.wire.framing import Framer
 from trioline.wire.messages import (
     MAX_ID,
@@ -284,20 +284,20 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
 def test_any_request_comes_out_as_it_went_in(request: Request) -> None:
     line = codec.encode_request(request)
     assert line.find(b"\n") == len(line) - 1
-    assert codec.open_envelope(line[:-1]).request() == request
+    assert envelope.open_envelope(line[:-1]).request() == request
 
 
 @given(line=st.binary(max_size=60) | JSON_LINES)
 @QUICK
 def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
-    got = attempt(lambda: codec.open_envelope(line).request())
+    got = attempt(lambda: envelope.open_envelope(line).request())
     is_object = is_strict_json(line) and isinstance(json.loads(line), dict)
     is_bad_json = isinstance(got, RemoteProtocolError) and got.code is ErrorCode.BAD_JSON
     assert is_bad_json == (not is_object)
 
 
 @given(
-    op=st.sampled_from(sorted(codec.REQUESTS)),
+    op=st.sampled_from(sorted(envelope.REQUESTS)),
     fields=st.dictionaries(
         st.sampled_from(
             ["protocol", "worker", "detach", "deadline", "max", "wait", "form", "results", "first",
@@ -310,7 +310,7 @@ def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
 @QUICK
 def test_any_fields_are_structured_exactly_or_refused(op: str, fields: dict[str, object]) -> None:
     line = json.dumps({"op": op, **fields}).encode()
-    request = attempt(lambda: codec.open_envelope(line).request())
+    request = attempt(lambda: envelope.open_envelope(line).request())
     if isinstance(request, RemoteProtocolError):
         assert request.code is ErrorCode.BAD_REQUEST
         return
@@ -338,8 +338,8 @@ def test_any_scalar_ref_goes_back_as_it_came(ref: object) -> None:
     sent = json.dumps(ref).encode()
     if b"Infinity" in sent:
         return
-    envelope = codec.open_envelope(b'{"op":"ping","ref":' + sent + b"}")
-    assert codec.encode_reply(Okay(), envelope.ref) == b'{"ok":true,"ref":' + sent + b"}\n"
+    opened = envelope.open_envelope(b'{"op":"ping","ref":' + sent + b"}")
+    assert codec.encode_reply(Okay(), opened.ref) == b'{"ok":true,"ref":' + sent + b"}\n"
 
 
 # --- payloads ------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_a_line_survives_the_wire(line: bytes, text: bool) -> None:
 @given(line=JSON_LINES)
 @QUICK
 def test_a_result_keeps_its_bytes(line: bytes) -> None:
-    done = codec.open_envelope(b'{"op":"done","results":[{"id":1,"result":' + line + b"}]}")
+    done = envelope.open_envelope(b'{"op":"done","results":[{"id":1,"result":' + line + b"}]}")
     request = done.request()
     assert isinstance(request, Done)
     result = request.results[0].result

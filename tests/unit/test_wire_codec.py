@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from msgspec import UNSET, Raw
 
+from trioline.config import MAX_PLAIN_BYTES
 from trioline.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, RequestRefused
 from trioline.snapshot import Head, Snapshot, WorkerRow
-from trioline.wire import codec, messages
+from trioline.wire import codec, envelope, messages
 from trioline.wire.messages import (
     MAX_ID,
     Bye,
@@ -142,7 +143,7 @@ GET_REPLIES: list[object] = [
 
 def read(line: bytes) -> Request:
     """Read a request as the server does."""
-    return codec.open_envelope(line).request()
+    return envelope.open_envelope(line).request()
 
 
 def refusal(line: bytes) -> RemoteProtocolError:
@@ -186,7 +187,7 @@ def test_every_message_has_a_round_trip_above() -> None:
     classes = {kind for kind in vars(messages).values() if attrs.has(kind)}
     tried = {type(it) for it in (*REQUESTS, *REPLIES, *GET_REPLIES)} | {Refusal}
     assert classes == tried - {Snapshot}
-    assert {kind.op for kind in classes if hasattr(kind, "op")} == set(codec.REQUESTS)
+    assert {kind.op for kind in classes if hasattr(kind, "op")} == set(envelope.REQUESTS)
 
 
 def test_a_status_reply_is_a_snapshot() -> None:
@@ -205,11 +206,6 @@ def test_raw_lines_follow_their_message() -> None:
     assert sent == b'{"op":"done","first":7,"count":2,"bytes":11}\n' + body
     work = WorkLines(lease=1, lease_timeout=9.0, first=7, count=2, bytes=len(body), attempt=1)
     assert codec.encode_reply(work, None, body).endswith(b"}\n" + body)
-
-
-def test_a_fixed_reply_is_the_same_bytes() -> None:
-    assert codec.fixed_reply(Okay) == b'{"ok":true}\n' == codec.encode_reply(Okay())
-    assert codec.fixed_reply(Complete) == b'{"ok":true,"status":"complete"}\n'
 
 
 def test_what_cannot_be_sent_is_our_mistake() -> None:
@@ -296,12 +292,12 @@ def test_an_item_without_a_line_is_refused(item: WorkItem) -> None:
     ],
 )
 def test_a_ref_goes_back_byte_for_byte(ref: bytes) -> None:
-    envelope = codec.open_envelope(b'{"op":"ping" , "ref" :  ' + ref + b" }")
-    assert envelope.ref is not None
-    assert bytes(envelope.ref) == ref
+    opened = envelope.open_envelope(b'{"op":"ping" , "ref" :  ' + ref + b" }")
+    assert opened.ref is not None
+    assert bytes(opened.ref) == ref
     for reply in (Okay(), Refusal(error="internal", message="x")):
-        assert codec.encode_reply(reply, envelope.ref).endswith(b'"ref":' + ref + b"}\n")
-    assert envelope.request() == Ping()
+        assert codec.encode_reply(reply, opened.ref).endswith(b'"ref":' + ref + b"}\n")
+    assert opened.request() == Ping()
 
 
 @pytest.mark.parametrize("ref", [b"{}", b"[]", b' {"a":1}', b"[1]"])
@@ -312,7 +308,7 @@ def test_a_ref_that_is_no_scalar_is_refused(ref: bytes) -> None:
 
 
 def test_without_ref_none_goes_back() -> None:
-    assert codec.open_envelope(b'{"op":"ping"}').ref is None
+    assert envelope.open_envelope(b'{"op":"ping"}').ref is None
     assert codec.encode_reply(Okay()) == b'{"ok":true}\n'
 
 
@@ -336,7 +332,6 @@ def test_without_ref_none_goes_back() -> None:
         b'{"op":"ping","x":01}',
         b'{"op":"ping","x":"\xff"}',
         b'{"op":"p\xffng"}',
-        b'{"op":"ping","x":"\\ud800"}',
         b'{"op":"ping","x":"\t"}',
         b'{"op":"ping","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"op":"ping","x":' + b"[" * 100_000,
@@ -511,16 +506,52 @@ def test_done_has_one_form_only(extra: bytes) -> None:
     ],
 )
 def test_how_many_raw_lines_follow(line: bytes, count: int) -> None:
-    assert codec.open_envelope(line).raw_count == count
+    assert envelope.open_envelope(line).raw_count == count
 
 
 @pytest.mark.slow
 def test_sixteen_megabytes_of_nothing_are_refused() -> None:
     nothing = b"{}," * (16 * 1024 * 1024 // 3) + b"{}"
     assert refusal(b'{"op":"done","results":[' + nothing + b"]}").code is ErrorCode.BAD_REQUEST
-    assert refusal(b'{"op":"release","ids":[' + nothing + b"]}").code is ErrorCode.BAD_REQUEST
+    assert refusal(b'{"op":"release","ids":[' + nothing + b"]}").code is ErrorCode.TOO_LARGE
     assert refusal(b"[" + nothing + b"]").code is ErrorCode.BAD_JSON
-    assert read(b'{"op":"ping","x":[' + nothing + b"]}") == Ping()
+    assert refusal(b'{"op":"ping","x":[' + nothing + b"]}").code is ErrorCode.TOO_LARGE
+
+
+def test_very_many_rows_are_refused_before_they_are_built() -> None:
+    rows = b",".join([b'{"id":1,"result":1}'] * 401_000)
+    assert refusal(b'{"op":"done","results":[' + rows + b"]}").code is ErrorCode.TOO_LARGE
+
+
+def test_a_large_done_is_read_like_a_small_one() -> None:
+    result = b'"' + b"x" * MAX_PLAIN_BYTES + b'"'
+    sent = b'{"op":"done","x":{"y":1},"ref":7,"results":[{"id":3,"result":' + result + b"}]}"
+    opened = envelope.open_envelope(sent)
+    request = opened.request()
+    assert isinstance(request, Done)
+    assert opened.ref is not None
+    assert bytes(opened.ref) == b"7"
+    assert bytes(request.results[0].result) == result  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "named"),
+    [
+        (
+            b'{"op":"done","ref":5,"results":[{"id":8,"result":1},{"id":9,"result":["\\ud800"]}]}',
+            ErrorCode.BAD_RESULT,
+            "line 9",
+        ),
+        (b'{"op":"note","ref":5,"text":"\\uDFFF"}', ErrorCode.BAD_REQUEST, "surrogate"),
+    ],
+)
+def test_lone_surrogates_are_refused_by_name(message: bytes, code: ErrorCode, named: str) -> None:
+    opened = envelope.open_envelope(message)
+    assert opened.ref is not None
+    assert bytes(opened.ref) == b"5"
+    with pytest.raises(RemoteProtocolError, match=named) as caught:
+        opened.request()
+    assert (caught.value.code, caught.value.is_fatal) == (code, False)
 
 
 # --- what a client reads -------------------------------------------------------------------------

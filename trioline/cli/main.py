@@ -29,7 +29,10 @@ COMMANDS = {
     "work": ("trioline.cli.work", "Work on the lines of the server at ADDRESS."),
     "run": ("trioline.cli.run", "Serve and work on this machine, in one command."),
     "status": ("trioline.cli.control", "Show how the job at ADDRESS stands."),
+    "verify": ("trioline.cli.verify", "Prove that OUTPUT answers INPUT, line by line."),
     "set": ("trioline.cli.control", "Change settings of the running job at ADDRESS."),
+    "repair": ("trioline.cli.repair", "Save what can be saved of a damaged job's files."),
+    "doctor": ("trioline.cli.doctor", "Say what the file system at PATH can promise."),
 }
 
 

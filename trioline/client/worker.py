@@ -248,7 +248,8 @@ class _Worker:
             await self._delivery.send(session)
             await session.bye()
         except (ConnectionLost, RequestRefused) as error:
-            logger.warning("Left without a goodbye: %s", error)
+            if not self._is_complete:  # a server whose job is over need not wait for it
+                logger.warning("Left without a goodbye: %s", error)
 
     # --- lines --------------------------------------------------------------------------------
 

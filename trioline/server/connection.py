@@ -15,10 +15,12 @@ from trioline.config import (
 )
 from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.server.dispatch import Dispatch
+from trioline.server.listeners import acknowledge_now
 from trioline.server.outbox import Outbox
 from trioline.server.peers import Peer
 from trioline.server.writer import Writer
-from trioline.wire.codec import Envelope, Ref, encode_refusal, open_envelope
+from trioline.wire.codec import Ref, encode_refusal
+from trioline.wire.envelope import Envelope, open_envelope
 from trioline.wire.framing import Framer
 
 log = logging.getLogger("trioline.server")
@@ -95,11 +97,13 @@ class Connection:
                     return
                 self._framer.feed(data)
                 await self._handle_all()
+                if self._envelope is not None:
+                    acknowledge_now(self._stream.socket)
 
     async def _handle_all(self) -> None:
         handled = 0
         while not self._peer.is_leaving:
-            if not (self._outbox.has_room and self._writer.has_room):
+            while not (self._outbox.has_room and self._writer.has_room):
                 await self._outbox.wait_room()
                 await self._writer.wait_room()
             if not self._handle_next():

@@ -29,7 +29,8 @@ from trioline.server.results import CheckedResults, check_block, check_rows, rej
 from trioline.server.statistics import Statistics
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Entry, Job
-from trioline.wire.codec import Envelope, Ref, encode_refusal, encode_reply
+from trioline.wire.codec import Ref, encode_refusal, encode_reply
+from trioline.wire.envelope import Envelope
 from trioline.wire.messages import (
     Bye,
     Done,

@@ -116,6 +116,16 @@ def peer_name(sock: trio.socket.SocketType) -> str:
     return f"unix-{sock.fileno()}"
 
 
+def acknowledge_now(sock: trio.socket.SocketType) -> None:
+    """Acknowledge what has come: a message is only half here, and its sender may be waiting.
+
+    A client that writes a message and its raw lines one after the other, without TCP_NODELAY,
+    sends the second part when the first is acknowledged, which systems put off for 40 ms.
+    """
+    if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 def watch_for_silence(sock: trio.socket.SocketType) -> None:
     """Let the system find out when the other machine is gone without a word."""
     if sock.family == socket.AF_UNIX:

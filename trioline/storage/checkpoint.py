@@ -104,8 +104,8 @@ class CheckpointFile:
         StorageError: There is no such file, or it cannot be opened.
     """
 
-    def __init__(self, disk: Disk, path: Path) -> None:
-        self._file = disk.open(path, os.O_RDWR)
+    def __init__(self, disk: Disk, path: Path, flags: int = os.O_RDWR) -> None:
+        self._file = disk.open(path, flags)
         self._path = path
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Checksums of what was answered with what: the table that ``trioline verify`` holds files against.
+"""Checksums of what was answered with what: ``trioline verify`` holds the files against them.
 
-Entry i of ``OUTPUT.trioline/checksums`` covers the lines 64·i to 64·i + 63: the crc32 of these lines
-of the input, and of these lines of the output, newlines included; eight bytes an entry, so that it
-is found without being looked for. An entry of zeros says that nothing is known of its lines.
+Entry i of ``OUTPUT.trioline/checksums`` covers the lines 64·i to 64·i + 63: the crc32 of these
+lines of the input, and of these lines of the output, newlines included; eight bytes an entry, so
+that it is found without being looked for. An entry of zeros says that its lines are not known.
 
 The table is written at each durable point, before the checkpoint that vouches for it: of the block
 that is not complete then, the checkpoint itself holds the two sums. So a crash leaves no entry in
@@ -268,7 +268,7 @@ def _run_through(tally: Tally, read: Read, begin: int, end: int) -> None:
 
 def _changed(path: Path, first: int, end: int, wanted: int) -> StorageError:
     return StorageError(
-        f"{path} has changed while the job ran: from line {first} on it has {end - first} lines where"
-        f" {wanted - first} were. Put it back as it was, then start the same command again.",
+        f"{path} has changed while the job ran: from line {first} on it has {end - first} lines"
+        f" where {wanted - first} were. Put it back as it was, then start the same command again.",
         path,
     )

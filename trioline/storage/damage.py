@@ -48,8 +48,12 @@ def damaged(path: Path, what: str, output: Path, *, is_known: bool = True) -> St
     return StorageError(f"{path} {what}. {way_out(output, is_known=is_known)}", path)
 
 
-def newer(path: Path, what: str) -> StorageError:
+class NewerFormat(StorageError):
+    """A later version of trioline wrote it: there is nothing to mend, and nothing to guess."""
+
+
+def newer(path: Path, what: str) -> NewerFormat:
     """The error for what a later version of trioline wrote."""
-    return StorageError(
+    return NewerFormat(
         f"{path} {what}. Nothing was touched. Use the version of trioline that wrote it.", path
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from trioline.storage.files import Disk, File
-from trioline.storage.frames import Kind, Region, seed_of
+from trioline.storage.frames import HEADER_BYTES, Kind, Region, seed_of
 from trioline.storage.segment import Segment, is_segment, number_of
 
 _READ_BYTES = 1024 * 1024
@@ -101,7 +101,7 @@ def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
                 continue
             piece = Piece(
                 offset=at,
-                length=frame.size_bytes,
+                length=HEADER_BYTES + len(frame.payload),
                 kind=frame.kind,
                 first=frame.first,
                 end=frame.end,
@@ -140,6 +140,21 @@ def write_good(disk: Disk, scan: Scan) -> None:
             at += piece.length
         new.sync()
     disk.rename(draft, scan.path)
+
+
+def records_in(disk: Disk, scans: Iterable[Scan], run_id: bytes) -> dict[int, bytes]:
+    """The records of rejected lines that a journal has, by line."""
+    records: dict[int, bytes] = {}
+    for scan in scans:
+        segment = Segment(disk, scan.path.parent, scan.number, seed_of(run_id, scan.number))
+        try:
+            for piece in scan.pieces:
+                frame = segment.read(piece.offset) if piece.kind is Kind.REJECTED else None
+                if frame is not None:
+                    records.setdefault(frame.first, frame.payload)
+        finally:
+            segment.close()
+    return records
 
 
 class Reach:

@@ -20,7 +20,7 @@ from trioline.storage.checksums import BLOCK_LINES, Entry, Table
 from trioline.storage.files import Disk, File
 
 _READ_BYTES = 1024 * 1024
-_LINES = re.compile(rb"(?:[^\n]*+\n){%d}+" % BLOCK_LINES)
+_BLOCK = re.compile(rb"(?:[^\n]*+\n){%d}" % BLOCK_LINES)
 _TABLE_ENTRIES = 4_096
 """Read at a time."""
 
@@ -34,8 +34,8 @@ class Prefix:
     """In bytes."""
     unknown: int = 0
     """Lines among them that nothing but their form speaks for."""
-    whole: int = 0
-    """Whole lines in all of the file, good or not."""
+    is_refuted: bool = False
+    """Whether a sum says that the lines behind it are not what was written."""
 
 
 def blocks(file: File) -> Iterator[bytes]:
@@ -46,27 +46,16 @@ def blocks(file: File) -> Iterator[bytes]:
         at += len(data)
         parts.append(data)
         count += data.count(b"\n")
-        if count < BLOCK_LINES:
-            continue
-        text = b"".join(parts)
-        end = 0
-        for found in _LINES.finditer(text):
-            for block in _cut(found[0]):
-                yield block
-            end = found.end()
-        parts = [text[end:]]
-        count = parts[0].count(b"\n")
+        if count >= BLOCK_LINES:
+            text, end = b"".join(parts), 0
+            for found in _BLOCK.finditer(text):
+                yield found[0]
+                end = found.end()
+            parts = [text[end:]]
+            count = parts[0].count(b"\n")
     rest = b"".join(parts)
     if b"\n" in rest:
         yield rest[: rest.rindex(b"\n") + 1]
-
-
-_BLOCK = re.compile(rb"(?:[^\n]*+\n){%d}" % BLOCK_LINES)
-
-
-def _cut(text: bytes) -> list[bytes]:
-    found: list[bytes] = _BLOCK.findall(text)
-    return found
 
 
 def vouched(
@@ -86,54 +75,53 @@ def vouched(
         is_valid: Says of one line, with its newline, whether it can be a result.
     """
     entries = _Entries(table)
-    lines = length = unknown = whole = known_end = 0
-    is_held = True
+    lines = length = unknown = known_end = 0
+    is_refuted = False
     with disk.open(path, os.O_RDONLY) as file:
         for number, block in enumerate(blocks(file)):
-            count = block.count(b"\n")
-            whole += count
-            if not is_held:
-                continue
-            entry = entries.at(number)
-            if last is not None and whole > last.line_count:
-                block = _first_lines(block, count - (whole - last.line_count))
-            if not block:
-                is_held = False
-            elif entry.is_known and entry.output_crc == zlib.crc32(block):
-                lines, length = lines + block.count(b"\n"), length + len(block)
+            wanted = block if last is None else _first_lines(block, last.line_count - lines)
+            if not wanted:
+                break
+            good, is_known = _good_part(number, wanted, entries.at(number), last, is_valid)
+            lines, length = lines + good.count(b"\n"), length + len(good)
+            if is_known:
                 known_end = lines
-            elif _is_begun(number, last) and last is not None and last.is_block_known:
-                is_held = False
-                if zlib.crc32(block) == last.output_crc:
-                    lines, length = lines + block.count(b"\n"), length + len(block)
-                    known_end = lines
-            elif entry.is_known and (last is not None or count == BLOCK_LINES):
-                is_held = False
+                is_refuted = not good
             else:
-                good = _valid_part(block, is_valid)
-                is_held = len(good) == len(block)
-                lines, length = lines + good.count(b"\n"), length + len(good)
                 unknown += good.count(b"\n")
+            if good != block:
+                break
         most = limit(known_end)
         if lines > most:
-            length = _offset(file, most)
             unknown, lines = max(0, unknown - (lines - most)), most
-    return Prefix(lines=lines, length=length, unknown=unknown, whole=whole)
+            length = _offset(file, lines)
+    return Prefix(lines=lines, length=length, unknown=unknown, is_refuted=is_refuted)
 
 
-def _is_begun(number: int, last: Checkpoint | None) -> bool:
-    """Whether the checkpoint has the sum of this block's first lines."""
-    if last is None or last.line_count % BLOCK_LINES == 0:
-        return False
-    return number == last.line_count // BLOCK_LINES
+def _good_part(
+    number: int,
+    block: bytes,
+    entry: Entry,
+    last: Checkpoint | None,
+    is_valid: Callable[[bytes], bool],
+) -> tuple[bytes, bool]:
+    """The lines of a block that hold, and whether a sum speaks for them."""
+    crc = zlib.crc32(block)
+    is_begun = last is not None and number == last.line_count // BLOCK_LINES and not last.finished
+    if is_begun and last is not None and last.is_block_known:
+        return (block if crc == last.output_crc else b""), True
+    if entry.is_known and crc == entry.output_crc:
+        return block, True
+    is_whole = block.count(b"\n") == BLOCK_LINES or (last is not None and last.finished)
+    if entry.is_known and is_whole and not is_begun:
+        return b"", True
+    return _valid_part(block, is_valid), False
 
 
 def _first_lines(block: bytes, count: int) -> bytes:
-    if count <= 0:
-        return b""
-    return b"".join(block.splitlines(keepends=True)[:count]) if b"\r" not in block else (
-        b"\n".join(block.split(b"\n")[:count]) + b"\n"
-    )
+    if count >= block.count(b"\n"):
+        return block
+    return b"".join(line + b"\n" for line in block.split(b"\n")[: max(0, count)])
 
 
 def _valid_part(block: bytes, is_valid: Callable[[bytes], bool]) -> bytes:

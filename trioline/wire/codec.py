@@ -9,7 +9,6 @@ keep their bytes, and 2.9 or "7" never passes for a whole number.
 from __future__ import annotations
 
 import base64
-import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,23 +22,11 @@ from msgspec import UNSET, Raw
 from trioline.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, RequestRefused
 from trioline.snapshot import Snapshot
 from trioline.wire.messages import (
-    Bye,
     Complete,
-    Done,
-    DoneLines,
-    Extend,
-    Fail,
     Form,
-    Get,
-    Hello,
-    Note,
-    Ping,
     Refusal,
-    Release,
     Request,
     Retry,
-    Set,
-    Status,
     Work,
     WorkItem,
     WorkLines,
@@ -50,15 +37,8 @@ T = TypeVar("T")
 Ref = Raw | None
 """A request's ``ref``, for its reply; None where it has none."""
 
-REQUESTS: dict[str, type[Request]] = {
-    kind.op: kind
-    for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Ping, Bye)
-}
-"""What each ``op`` is; ``done`` with ``count`` is ``DoneLines`` instead."""
-
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _raw = msgspec.json.Decoder(Raw)
-_int = msgspec.json.Decoder(int)
 _encoder = msgspec.json.Encoder()
 
 BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
@@ -93,64 +73,12 @@ _converter.register_unstructure_hook_func(
 )  # msgspec encodes the rest itself
 
 
-@attrs.frozen
-class Envelope:
-    """A message whose JSON holds, before its fields are looked at."""
+def structure(fields: dict[str, Raw], kind: type[T]) -> T:
+    """Make a message of its fields.
 
-    op: str
-    ref: Ref
-    """Goes into the reply unchanged."""
-    fields: dict[str, Raw]
-
-    @property
-    def raw_count(self) -> int:
-        """How many raw lines follow the message, as far as it can be told; 0 where none do."""
-        return self._number("count") or 0
-
-    @property
-    def bytes_hint(self) -> int | None:
-        """How long those lines are said to be, with their newlines."""
-        return self._number("bytes")
-
-    def _number(self, field: str) -> int | None:
-        if self.op != "done" or field not in self.fields:
-            return None
-        try:
-            return max(0, _int.decode(self.fields[field]))
-        except BAD_JSON_ERRORS:
-            return None
-
-    def request(self) -> Request:
-        """Check the fields.
-
-        Raises:
-            RemoteProtocolError: With ``UNKNOWN_OP`` or ``BAD_REQUEST`` and the field's name.
-        """
-        if "ref" in self.fields:
-            raise RemoteProtocolError(
-                ErrorCode.BAD_REQUEST, "ref must be a scalar: it is an object or an array."
-            )
-        if "op" in self.fields:
-            raise RemoteProtocolError(
-                ErrorCode.BAD_REQUEST,
-                'A request names what it wants in op, a string, as in {"op":"ping"}.',
-            )
-        kind = REQUESTS.get(self.op)
-        if kind is None:
-            raise RemoteProtocolError(
-                ErrorCode.UNKNOWN_OP,
-                f"There is no op {self.op[:40]!r}; see protocol.md for those there are.",
-            )
-        if kind is Done and ("count" in self.fields or "first" in self.fields):
-            if "results" in self.fields:
-                raise RemoteProtocolError(
-                    ErrorCode.BAD_REQUEST, "done has either results, or first and count: not both."
-                )
-            kind = DoneLines
-        return _structure(self.fields, kind)
-
-
-def _structure(fields: dict[str, Raw], kind: type[T]) -> T:
+    Raises:
+        RemoteProtocolError: ``BAD_REQUEST`` with the name of the field that does not fit.
+    """
     try:
         return _converter.structure(fields, kind)
     except cattrs.ClassValidationError as group:
@@ -166,38 +94,24 @@ def _structure(fields: dict[str, Raw], kind: type[T]) -> T:
         raise RemoteProtocolError(ErrorCode.BAD_REQUEST, f"In {op}, {problem}.") from group
 
 
-def _open(line: bytes) -> dict[str, Raw]:
+def open_fields(line: bytes) -> dict[str, Raw]:
+    """Split a message into its fields, whose values stay raw.
+
+    Raises:
+        RemoteProtocolError: ``BAD_JSON``.
+    """
     try:
         line.decode()
         return _fields.decode(line)
     except BAD_JSON_ERRORS as error:
-        raise RemoteProtocolError(
-            ErrorCode.BAD_JSON, f"A message is one JSON object on one line; this is not: {error}."
-        ) from error
+        raise bad_json(error) from error
 
 
-def open_envelope(line: bytes) -> Envelope:
-    """Read one message as far as its ``op`` and ``ref``.
-
-    An ``op`` that is no string and a ``ref`` that is no scalar stay among the fields, and
-    ``request`` refuses them: raw lines that follow the message are to be read all the same.
-
-    Raises:
-        RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8.
-    """
-    fields = _open(line)
-    ref = fields.get("ref")
-    # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
-    if ref is not None and bytes(ref).startswith((b"{", b"[")):
-        ref = None
-    else:
-        fields.pop("ref", None)
-    try:
-        op = msgspec.json.decode(fields["op"], type=str)
-        del fields["op"]
-    except (KeyError, *BAD_JSON_ERRORS):
-        op, fields["op"] = "", fields.get("op", Raw(b"null"))
-    return Envelope(op, ref, fields)
+def bad_json(error: Exception) -> RemoteProtocolError:
+    """The refusal of bytes that are no message."""
+    return RemoteProtocolError(
+        ErrorCode.BAD_JSON, f"A message is one JSON object on one line; this is not: {error}."
+    )
 
 
 def encode_request(request: Request, body: bytes = b"") -> bytes:
@@ -236,11 +150,11 @@ def _line(fields: dict[str, object]) -> bytes:
 
 
 def _reply_fields(line: bytes) -> dict[str, Raw]:
-    fields = _open(line)
+    fields = open_fields(line)
     if "ok" not in fields:
         raise RemoteProtocolError(ErrorCode.BAD_JSON, "The server's reply has no ok.")
     if bytes(fields["ok"]) != b"true":
-        refusal = _structure(fields, Refusal)
+        refusal = structure(fields, Refusal)
         raise RequestRefused(refusal.error, refusal.message)
     return fields
 
@@ -252,7 +166,7 @@ def decode_reply(line: bytes, kind: type[T]) -> T:
         RequestRefused: The server said no.
         RemoteProtocolError: It is no such reply.
     """
-    return _structure(_reply_fields(line), kind)
+    return structure(_reply_fields(line), kind)
 
 
 def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
@@ -266,12 +180,12 @@ def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
     match bytes(fields.get("status", b"")):
         case b'"work"':
             if "items" in fields:
-                return _structure(fields, Work)
-            return _structure(fields, WorkLines)
+                return structure(fields, Work)
+            return structure(fields, WorkLines)
         case b'"retry"':
-            return _structure(fields, Retry)
+            return structure(fields, Retry)
         case b'"complete"':
-            return _structure(fields, Complete)
+            return structure(fields, Complete)
         case other:
             raise RemoteProtocolError(ErrorCode.BAD_JSON, f"The server's get has status {other!r}.")
 
@@ -338,9 +252,3 @@ def item_bytes(item: WorkItem) -> bytes:
         return base64.b64decode(item.base64 if item.base64 is not UNSET else "!", validate=True)
     except ValueError as error:
         raise RemoteProtocolError(ErrorCode.BAD_JSON, f"Item {item.id} has no line.") from error
-
-
-@functools.cache
-def fixed_reply(kind: type) -> bytes:
-    """The bytes of a reply without fields of its own, made once."""
-    return encode_reply(kind())

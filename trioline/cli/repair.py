@@ -1,0 +1,98 @@
+"""``trioline repair``: say what is damaged and what can be saved; with --yes, do it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from pathlib import Path
+
+import click
+
+from trioline.cli.main import EXIT_DONE, EXIT_OTHER
+from trioline.cli.options import text_option
+from trioline.errors import UsageError
+from trioline.storage.files import Disk, OsFiles
+from trioline.storage.lock import Lock
+from trioline.storage.opening import LOCK_NAME
+from trioline.storage.repair import Given, Plan, examine, mend, open_once
+
+_path = click.Path(path_type=Path)
+
+
+@click.command("repair")
+@click.argument("output", type=_path)
+@click.option("--yes", is_flag=True, help="Do it. Copies of what is changed are kept.")
+@click.option(
+    "--input",
+    "input_path",
+    metavar="INPUT",
+    type=_path,
+    help="Where the input is, if it was moved, or if run.json was lost.",
+)
+@text_option
+@click.option("--placeholder", metavar="JSON", help="As the job had it; only if run.json was lost.")
+@click.option(
+    "--rejected",
+    "rejected_path",
+    metavar="PATH",
+    type=_path,
+    help="As the job had it; only if run.json was lost.",
+)
+def repair_command(
+    output: Path,
+    yes: bool,
+    input_path: Path | None,
+    text: bool,
+    placeholder: str | None,
+    rejected_path: Path | None,
+) -> int:
+    """Save what can be saved of a job whose files were damaged.
+
+    Says what it found at OUTPUT and what it would do; with --yes it does it. Results that still
+    prove what they are stay; lines whose results do not are computed again by the next serve.
+    What is changed is copied to OUTPUT.trioline/damaged-TIME first. Killed or failed, it may be
+    started again.
+
+    Exit codes: 0 nothing to do, or done; 1 there is something to do; 74 it cannot be repaired.
+    """
+    given = Given(
+        output=output,
+        input=input_path,
+        text=text,
+        placeholder=None if placeholder is None else placeholder.encode(),
+        rejected=rejected_path,
+    )
+    if not given.state.is_dir():
+        raise UsageError(f"There is no job at {output}: {given.state} is no folder.")
+    disk = Disk(OsFiles())
+    with contextlib.closing(Lock(disk, given.state / LOCK_NAME)):
+        plan = examine(disk, given)
+        _tell(plan)
+        if not plan.is_needed:
+            return EXIT_DONE
+        if not yes:
+            click.echo("Nothing was changed. --yes does it.")
+            return EXIT_OTHER
+        copies = mend(disk, plan, datetime.datetime.now(datetime.UTC))
+        written, ahead = open_once(disk, plan)
+    click.echo(f"Done. Copies of what was changed are in {copies}.")
+    click.echo(
+        f"The job stands at {written:,} lines written and {ahead:,} ahead of their turn."
+        " `trioline serve` goes on from there."
+    )
+    return EXIT_DONE
+
+
+def _tell(plan: Plan) -> None:
+    if not plan.is_needed:
+        click.echo(f"Nothing is damaged: {plan.base.lines:,} lines hold.")
+        return
+    for line in plan.found:
+        click.echo(f"found: {line}")
+    for line in plan.steps:
+        click.echo(f"would: {line}")
+    click.echo(
+        f"{plan.base.lines:,} lines of the output hold. {plan.redone_count:,} lines that were"
+        " acknowledged would have to be computed again, and those that only damaged stretches of"
+        " the journal held."
+    )
