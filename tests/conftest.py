@@ -6,6 +6,7 @@ import pytest
 
 CRASH_SEEDS = 10_000
 KILLS = 20
+DISK_TRIALS = 12
 SEEDS_PER_TEST = 500
 
 
@@ -28,6 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"Kills of a real server (default: {KILLS}; a thorough run: 200).",
     )
+    parser.addoption(
+        "--disk-trials",
+        type=int,
+        default=DISK_TRIALS,
+        metavar="N",
+        help="Kills at a system call for each fsync policy, and a sixth as many power cuts"
+        f" (default: {DISK_TRIALS}; a thorough run: 200).",
+    )
+
+
+@pytest.fixture
+def disk_trials(request: pytest.FixtureRequest) -> int:
+    """How much to try on real disks."""
+    count: int = request.config.getoption("--disk-trials")
+    return count
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -159,7 +159,7 @@ end_options = _stack(
         type=float,
         default=2.0,
         show_default=True,
-        help="How long to go on telling workers that the job is complete.",
+        help="How long to go on telling workers that the job is complete; 0: some may not hear it.",
     ),
     click.option(
         "--drain",

@@ -3,8 +3,8 @@
 ``examine`` only reads. It holds the files against each other as a start does, and makes a
 ``Plan``: a base (lines of the output that hold), the segments to be rewritten with their good
 frames, and what is lost by it. ``mend`` copies what it will change into ``damaged-<time>``, then
-does it, the checkpoint last (and ``run.json``, where that was lost): at each instant before, the job is as
-damaged as it was, so that a kill leaves it to be repaired again.
+does it, the checkpoint last (and ``run.json``, where that was lost): at each instant before, the
+job is as damaged as it was, so that a kill leaves it to be repaired again.
 """
 
 from __future__ import annotations

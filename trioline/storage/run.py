@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 
 import attrs
@@ -45,6 +46,8 @@ class Run:
     placeholder: str
     rejected: str
     """Relative to the output's folder, so that all may be moved together."""
+    crc: int = 0
+    """crc32 of this, encoded without it: a flipped bit in a name is damage, not another job."""
 
     @property
     def id_bytes(self) -> bytes:
@@ -88,6 +91,8 @@ def read_run(disk: Disk, folder: Path) -> Run | None:
         run = msgspec.json.decode(data, type=Run)
         if len(run.id_bytes) != 16:
             raise ValueError(f"run_id {run.run_id!r} has not 32 hex digits")
+        if run.crc != _crc(run):
+            raise ValueError(f"it has not the crc32 {run.crc} that it names")
     except (msgspec.MsgspecError, ValueError) as error:
         what = f"is damaged: {error}"
         raise damaged(path, what, output_of(folder), is_known=False) from error
@@ -96,10 +101,15 @@ def read_run(disk: Disk, folder: Path) -> Run | None:
 
 def write_run(disk: Disk, folder: Path, run: Run) -> None:
     """Write ``run.json`` whole or not at all, and return when it is on the disk."""
+    run = attrs.evolve(run, crc=_crc(run))
     new = folder / (RUN_NAME + ".new")
     disk.write_whole(new, msgspec.json.format(msgspec.json.encode(run)) + b"\n")
     disk.rename(new, folder / RUN_NAME)
     disk.sync_folder(folder)
+
+
+def _crc(run: Run) -> int:
+    return zlib.crc32(msgspec.json.encode(attrs.evolve(run, crc=0)))
 
 
 def check_match(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> None:

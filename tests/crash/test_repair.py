@@ -1,0 +1,297 @@
+"""What a start refuses, ``trioline repair`` mends, or says that it cannot be mended."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+from damage_helpers import (
+    CHANGES,
+    FOLDER,
+    STATE,
+    Contents,
+    all_done,
+    check_finished,
+    contents,
+    cut,
+    files_with,
+    finish,
+    half_done,
+    inverted,
+    judge,
+    paths_of,
+)
+from processes import Plain, invoke, numbers, serving
+from processes import contents as on_disk
+from storage_helpers import Crash, CrashFiles, input_of, settings_for
+
+from trioline.config import Fsync, JobSettings
+from trioline.errors import StorageError, UsageError
+from trioline.storage.entries import Results
+from trioline.storage.files import Disk
+from trioline.storage.job import Job
+from trioline.storage.repair import Given, Plan, examine, mend, open_once
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+JOB = Given(output=FOLDER / "out")
+
+
+@pytest.fixture(params=[Fsync.ALWAYS, Fsync.INTERVAL])
+def fsync(request: pytest.FixtureRequest) -> Fsync:
+    policy: Fsync = request.param
+    return policy
+
+
+def mend_all(files: CrashFiles, job: Given = JOB) -> Plan:
+    """What the command does; the plan says whether anything was needed."""
+    disk = Disk(files)
+    plan = examine(disk, job)
+    if plan.is_needed:
+        mend(disk, plan, NOW)
+        open_once(disk, plan)
+    return plan
+
+
+def repaired(data: Contents, job: Given = JOB) -> tuple[CrashFiles, Plan]:
+    """Examine, which changes nothing, and mend, after which nothing is left to do."""
+    files = files_with(data)
+    examine(Disk(files), job)
+    assert contents(files) == data
+    plan = mend_all(files, job)
+    assert not examine(Disk(files), job).is_needed
+    return files, plan
+
+
+def outcome(damaged: Contents, settings: JobSettings) -> tuple[str, int]:
+    """What became of damage: repaired, nothing to do, or refused by an error's name."""
+    verdict = judge(damaged, settings, durable=set())
+    try:
+        files, plan = repaired(damaged, attrs.evolve(JOB, input=settings.input))
+    except (StorageError, UsageError) as error:
+        how = type(error).__name__
+    else:
+        missing = finish(files, settings)
+        check_finished(files, settings)
+        assert plan.is_needed or verdict.how == "recovered", verdict
+        return ("repaired" if plan.is_needed else "nothing"), len(missing)
+    assert verdict.how != "recovered", how
+    return how, 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint", "run.json", "out", "journal"])
+@pytest.mark.parametrize("done", [False, True])
+def test_what_a_start_refuses_is_mended(fsync: Fsync, name: str, done: bool) -> None:
+    data = all_done(fsync) if done else half_done(fsync)
+    settings = settings_for(FOLDER, fsync=fsync)
+    counts: Counter[str] = Counter()
+    for path in paths_of(data):
+        step = {"checkpoint": 331, "run.json": 11}.get(name, 7)
+        for change in CHANGES if path.name.startswith(name) else ():
+            for at in range(0, len(data[path]), step):
+                how, redone = outcome({**data, path: change(data[path], at)}, settings)
+                counts[how] += 1
+                counts["recomputed"] += redone
+    assert set(counts) <= {"repaired", "nothing", "NewerFormat", "recomputed"}
+    assert counts["repaired"] > 0 or (done and name == "journal")
+    if done and name != "out":
+        assert counts["recomputed"] == 0
+
+
+def test_every_file_that_is_gone_or_empty(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    for data in (half_done(fsync), all_done(fsync)):
+        for path in paths_of(data):
+            without = {other: content for other, content in data.items() if other != path}
+            for damaged in (without, {**data, path: b""}):
+                assert outcome(damaged, settings)[0] in ("repaired", "nothing"), path
+
+
+def test_the_good_frames_of_a_damaged_segment_are_kept() -> None:
+    data = half_done(Fsync.ALWAYS)
+    oldest = min(path for path in data if path.name.startswith("journal"))
+    files, plan = repaired({**data, oldest: inverted(data[oldest], 40)})
+    assert f"{oldest} is damaged at byte 0" in " ".join(plan.found)
+    assert plan.redone_count == 0
+    copies = STATE / "damaged-20260101T000000.000000Z"
+    assert files.get(copies / oldest.name) == inverted(data[oldest], 40)
+    check = settings_for(FOLDER)
+    baseline = len(finish(files_with(data), check))
+    assert len(finish(files, check)) <= baseline + 6
+    check_finished(files, check)
+
+
+def test_both_slots_gone_cost_nothing(fsync: Fsync) -> None:
+    data = half_done(fsync)
+    settings = settings_for(FOLDER, fsync=fsync)
+    baseline = finish(files_with(data), settings)
+    files, plan = repaired({**data, STATE / "checkpoint": bytes(8_192)})
+    assert "neither of its two slots" in plan.found[0]
+    assert finish(files, settings) == baseline
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+def many(count: int) -> tuple[Contents, JobSettings, bytes]:
+    """A finished job of many blocks."""
+    files = CrashFiles()
+    files.put(FOLDER / "in", input_of(count))
+    settings = settings_for(FOLDER)
+    job = Job.open(settings, files)
+    oracle = b"".join(b'{"n":%d}\n' % n for n in range(count))
+    job.commit([Results(0, count, oracle)])
+    job.finish(job.source.offset_of(count))
+    job.close()
+    return contents(files), settings, oracle
+
+
+@pytest.mark.parametrize("count", [200, 256])
+def test_an_edited_output_goes_back_to_the_last_block_that_holds(count: int) -> None:
+    data, settings, oracle = many(count)
+    at = oracle.index(b'{"n":150}')
+    edited = oracle[:at] + b'{"n":151}' + oracle[at + 9 :]
+    files, plan = repaired({**data, settings.output: edited})
+    assert (plan.base.lines, plan.redone_count) == (128, count - 128)
+    job = Job.open(settings, files)
+    assert job.written_count == 128
+    job.commit([Results(128, count - 128, oracle[oracle.index(b'{"n":128}') :])])
+    job.finish(job.source.offset_of(count))
+    job.close()
+    assert files.get(settings.output) == oracle
+    assert files.get(STATE / "checksums") == data[STATE / "checksums"]
+
+
+def test_a_cut_output_keeps_its_whole_lines_where_no_sum_is_known() -> None:
+    data, settings, oracle = many(200)
+    damaged = {**data, settings.output: cut(oracle, 1_000), STATE / "checksums": b""}
+    files, plan = repaired(damaged)
+    assert plan.base.lines == oracle[:1_000].count(b"\n")
+    assert "nothing but their form speaks" in " ".join(plan.found)
+    assert files.get(settings.output) == oracle[: plan.base.output_bytes]
+
+
+def test_an_edit_that_nothing_records_is_said(fsync: Fsync) -> None:
+    data, settings, oracle = many(200)
+    damaged = {**data, settings.output: inverted(oracle, 1_600), STATE / "checksums": b""}
+    files = files_with(damaged)
+    with pytest.raises(StorageError, match="cannot be repaired"):
+        examine(Disk(files), JOB)
+    assert contents(files) == damaged
+
+
+def test_an_input_that_is_another_one_is_not_matched() -> None:
+    data, settings, _ = many(10)
+    damaged = {**data, settings.input: b"other\n" * 10, STATE / "checkpoint": b""}
+    with pytest.raises(UsageError, match="belongs to a job with"):
+        examine(Disk(files_with(damaged)), JOB)
+
+
+# --- killed while it mends -----------------------------------------------------------------------
+
+
+def wounds(data: Contents) -> list[Contents]:
+    oldest = min(path for path in data if path.name.startswith("journal"))
+    return [
+        {**data, STATE / "checkpoint": b""},
+        {**data, oldest: inverted(data[oldest], 40)},
+        {**data, FOLDER / "out": cut(data[FOLDER / "out"], 60)},
+        {**data, FOLDER / "out.rejected": b""},
+        {**data, STATE / "run.json": b"{}", oldest: cut(data[oldest], 40)},
+    ]
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_call_leaves_it_to_be_mended_again(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    rng = random.Random(1)
+    job = attrs.evolve(JOB, input=FOLDER / "in")
+    kills = 0
+    for damaged in wounds(half_done(fsync)):
+        unharmed = len(finish(repaired(damaged, job)[0], settings))
+        call = 0
+        while True:
+            call += 1
+            files = files_with(damaged)
+            files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
+            try:
+                mend_all(files, job)
+            except Crash:
+                files.lose_power(rng) if call % 3 else files.kill()
+            else:
+                break
+            kills += 1
+            mend_all(files, job)
+            assert len(finish(files, settings)) == unharmed
+            check_finished(files, settings)
+    assert kills > 100
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A folder with a job of which 100 of 300 lines are done."""
+    (tmp_path / "in").write_bytes(numbers(300))
+    with serving("in", "out", cwd=tmp_path) as serve, Plain(serve.port) as plain:
+        first, lines = plain.get_lines(100) or (0, [])
+        assert plain.done_lines(first, lines)["accepted"] == 100
+        serve.stop()
+    return tmp_path
+
+
+def test_the_command_tells_before_it_does(
+    stopped: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stopped)
+    capture = capfd.readouterr
+    assert (
+        invoke("repair", "out", capture=capture).stdout == "Nothing is damaged: 100 lines hold.\n"
+    )
+    checkpoint = stopped / "out.trioline" / "checkpoint"
+    checkpoint.write_bytes(bytes(8_192))
+    before = on_disk(stopped)
+    refused = invoke("serve", "in", "out", "--port", "0", capture=capture)
+    assert refused.code == 74
+    assert refused.stderr.count("\n") == 1
+    assert f"{checkpoint.relative_to(stopped)} is damaged" in refused.stderr
+    assert "trioline repair out" in refused.stderr
+    told = invoke("repair", "out", capture=capture)
+    assert told.code == 1
+    assert "found: out.trioline/checkpoint is damaged" in told.stdout
+    assert "0 lines that were acknowledged would have to be computed again" in told.stdout
+    assert on_disk(stopped) == before
+    done = invoke("repair", "out", "--yes", capture=capture)
+    assert (done.code, done.stderr) == (0, "")
+    assert "100 lines written" in done.stdout
+    assert invoke("repair", "out", capture=capture).code == 0
+    with serving("in", "out", cwd=stopped) as serve, Plain(serve.port) as plain:
+        while (work := plain.get_lines(1_000)) is not None:
+            plain.done_lines(*work)
+        assert serve.wait().code == 0
+    assert (stopped / "out").read_bytes() == numbers(300)
+
+
+def test_a_job_that_runs_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").write_bytes(numbers(3))
+    monkeypatch.chdir(tmp_path)
+    with serving("in", "out", cwd=tmp_path):
+        refused = invoke("repair", "out", "--yes", capture=capfd.readouterr)
+    assert refused.code == 1
+    assert "is at work on out.trioline: stop it first" in refused.stderr
+
+
+def test_what_is_no_job_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = invoke("repair", "nothing", capture=capfd.readouterr)
+    assert (refused.code, "no folder" in refused.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,68 @@
+"""The numbers of lines that are only some of a file's: the rejected ones, run again.
+
+A file of eight bytes a line, in order, read where it is asked: a job may have many of them.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from pathlib import Path
+
+from trioline.storage.files import Disk, File
+
+NUMBER_BYTES = 8
+
+
+def pack(number: int) -> bytes:
+    """Encode one number."""
+    return number.to_bytes(NUMBER_BYTES, "little")
+
+
+class Numbers:
+    """Translates between *places*, from 0 without gaps, and the numbers of lines.
+
+    Closing: the owner calls ``close``; it is idempotent.
+    """
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self._file: File = disk.open(path, os.O_RDONLY)
+        self._count = self._file.stat().size // NUMBER_BYTES
+        self._next = 0
+        """The place that will be asked for next, if they come in order."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> int:
+        """The number of the line at a place."""
+        if not 0 <= place < self._count:
+            raise IndexError(place)
+        return int.from_bytes(self._file.read(NUMBER_BYTES, place * NUMBER_BYTES), "little")
+
+    def place_of(self, number: int) -> int | None:
+        """The place of a line; None where it is none of these."""
+        place = self._next
+        if place >= self._count or self[place] != number:
+            place = bisect_left(self, number)
+            if place == self._count or self[place] != number:
+                return None
+        self._next = place + 1
+        return place
+
+    def run_at(self, place: int, count: int) -> int:
+        """How many of ``count`` lines from a place on follow each other without a gap."""
+        first = self[place]
+        end = min(place + count, self._count)
+        low, high = place + 1, end
+        while low < high:  # numbers only grow: once there was a gap, there is always one
+            middle = (low + high) // 2
+            if self[middle] - first == middle - place:
+                low = middle + 1
+            else:
+                high = middle
+        return low - place
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,177 @@
+"""What a retry keeps in ``OUTPUT.trioline/retry/``, and how all of it goes.
+
+``plan.json`` is there while rejected lines are run again. ``swap.json`` is there while their results
+are put in their places: from then on there is only the way forward.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import msgspec
+
+from trioline.config import JobSettings
+from trioline.errors import StorageError, UsageError
+from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.files import Disk
+
+_MAX_BYTES = 1024 * 1024
+_Kind = TypeVar("_Kind")
+
+
+@attrs.frozen
+class RetryFiles:
+    """Where everything is."""
+
+    settings: JobSettings
+    """Of the job whose rejected lines are run again."""
+
+    @property
+    def folder(self) -> Path:
+        """All but the new files is in here."""
+        return self.settings.state / "retry"
+
+    @property
+    def lines(self) -> Path:
+        """The rejected lines of the input."""
+        return self.folder / "lines"
+
+    @property
+    def numbers(self) -> Path:
+        """Their numbers."""
+        return self.folder / "numbers"
+
+    @property
+    def plan(self) -> Path:
+        """Says that lines and numbers are whole."""
+        return self.folder / "plan.json"
+
+    @property
+    def swap(self) -> Path:
+        """Says that the new files are whole, and take the places of the old ones."""
+        return self.folder / "swap.json"
+
+    @property
+    def results(self) -> Path:
+        """The output of the job that runs them again."""
+        return self.folder / "results"
+
+    @property
+    def rejected(self) -> Path:
+        """The records of those that failed again."""
+        return self.folder / "results.rejected"
+
+    @property
+    def results_state(self) -> Path:
+        """That job's state."""
+        return self.folder / "results.trioline"
+
+    def replacements(self) -> list[tuple[Path, Path]]:
+        """The new files and whose places they take: output, rejected file, checksums."""
+        state = self.settings.state
+        places = [self.settings.output, self.settings.rejected, state / "checksums"]
+        return [(_beside(path), path) for path in map(_behind_links, places)]
+
+
+def _behind_links(path: Path) -> Path:
+    """The file itself: it is replaced, and a link to it stays one."""
+    return Path(os.path.realpath(path))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.trioline-new")
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """Which job's lines are run again: as it was then."""
+
+    run_id: str
+    output_bytes: int
+    tail_crc: int
+    rejected_bytes: int
+    rejected_count: int
+
+    @classmethod
+    def of(cls, last: Checkpoint) -> Plan:
+        """The plan for a finished job."""
+        return cls(
+            run_id=last.run_id.hex(),
+            output_bytes=last.output_bytes,
+            tail_crc=last.tail_crc,
+            rejected_bytes=last.rejected_bytes,
+            rejected_count=last.rejected_count,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Swap:
+    """What is true when the new files are in their places."""
+
+    checkpoint: str
+    """A slot, in hex."""
+
+
+def read_plan(disk: Disk, files: RetryFiles) -> Plan | None:
+    """Read the plan; None where there is none."""
+    return _read(disk, files.plan, Plan)
+
+
+def read_swap(disk: Disk, files: RetryFiles) -> Swap | None:
+    """Read the swap; None where there is none."""
+    return _read(disk, files.swap, Swap)
+
+
+def write_record(disk: Disk, path: Path, record: Plan | Swap) -> None:
+    """Write one of them whole or not at all, and return when it is on the disk."""
+    new = path.with_name(path.name + ".new")
+    disk.write_whole(new, msgspec.json.encode(record) + b"\n")
+    disk.rename(new, path)
+    disk.sync_folder(path.parent)
+
+
+def check_no_swap(disk: Disk, settings: JobSettings) -> None:
+    """Refuse to look at a job whose files are just being replaced.
+
+    Raises:
+        UsageError: A retry was interrupted in its last step.
+    """
+    if disk.stat(RetryFiles(settings).swap) is not None:
+        names = f"{shlex.quote(str(settings.input))} {shlex.quote(str(settings.output))}"
+        raise UsageError(
+            f"A retry was stopped while it put its results into {settings.output}: start `trioline"
+            f" retry {names}` again, it ends that at once."
+        )
+
+
+def clear(disk: Disk, files: RetryFiles) -> None:
+    """Remove all of it, first what says that there is something, last what says how to go on."""
+    if disk.stat(files.folder) is None:
+        return
+    disk.unlink(files.plan)
+    disk.sync_folder(files.folder)
+    for new, _ in files.replacements():
+        disk.unlink(new)
+    for folder in (files.results_state, files.folder):
+        for name in disk.names(folder):
+            found = disk.stat(folder / name)
+            if found is not None and found.is_file and folder / name != files.swap:
+                disk.unlink(folder / name)
+    disk.sync_folder(files.folder)
+    disk.unlink(files.swap)
+    disk.sync_folder(files.folder)
+
+
+def _read(disk: Disk, path: Path, kind: type[_Kind]) -> _Kind | None:
+    if disk.stat(path) is None:
+        return None
+    try:
+        return msgspec.json.decode(disk.read_whole(path, _MAX_BYTES), type=kind)
+    except msgspec.MsgspecError as error:
+        raise StorageError(
+            f"{path} is damaged: {error}. It was left as it is. Put it back from a copy.", path
+        ) from error
