@@ -178,8 +178,9 @@ class ServerSettings:
             )
 
 
-converter = cattrs.Converter(forbid_extra_keys=True)
-"""Structures settings from plain mappings; strict about types, unlike the defaults."""
+converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+"""Makes settings of what the command line gives; strict about types, unlike the defaults, so that
+no flag becomes a number. What is wrong with a value comes out as its ``UsageError``."""
 
 
 @converter.register_structure_hook

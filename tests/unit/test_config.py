@@ -272,7 +272,6 @@ def test_settings_survive_a_round_trip() -> None:
 def test_another_type_is_refused_and_never_converted(
     kind: type, field: str, value: object, reason: str
 ) -> None:
-    with pytest.raises(cattrs.BaseValidationError) as caught:
+    with pytest.raises((UsageError, ValueError, cattrs.ForbiddenExtraKeysError)) as caught:
         structure(kind, **{field: value})
-    (cause,) = caught.value.exceptions
-    assert reason in f"{cause} {getattr(cause, 'extra_fields', '')}"
+    assert reason in str(caught.value)

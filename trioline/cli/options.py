@@ -20,6 +20,7 @@ from trioline.config import (
     JobSettings,
     LeaseSettings,
     ServerSettings,
+    converter,
 )
 from trioline.errors import UsageError
 
@@ -269,16 +270,17 @@ def job_settings(options: dict[str, Any]) -> JobSettings:
         raise UsageError(f"The output {str(output)!r} is a folder: name a file.")
     text: bool = options["text"]
     placeholder = options["placeholder"]
-    return JobSettings(
-        input=options["input_path"],
-        output=output,
-        text=text,
-        placeholder=_placeholder(placeholder, text=text),
-        rejected=options["rejected_path"] or output.with_name(output.name + ".rejected"),
-        fsync=Fsync(options["fsync"]),
-        fresh=options["fresh"],
-        max_line_bytes=options["max_line"],
-    )
+    values = {
+        "input": options["input_path"],
+        "output": output,
+        "text": text,
+        "placeholder": _placeholder(placeholder, text=text),
+        "rejected": options["rejected_path"] or output.with_name(output.name + ".rejected"),
+        "fsync": Fsync(options["fsync"]),
+        "fresh": options["fresh"],
+        "max_line_bytes": options["max_line"],
+    }
+    return converter.structure(values, JobSettings)
 
 
 def _placeholder(given: str | None, *, text: bool) -> bytes:
@@ -297,14 +299,15 @@ def _placeholder(given: str | None, *, text: bool) -> bytes:
 
 def lease_settings(options: dict[str, Any]) -> LeaseSettings:
     """Make the lease settings from the options of ``lease_options``."""
-    return LeaseSettings(
-        lease_timeout_seconds=options["lease_timeout"],
-        max_attempts=options["max_attempts"],
-        max_losses=options["max_losses"],
-        retry_delay_seconds=options["retry_delay"],
-        grace_seconds=options["grace"],
-        window=options["window"],
-    )
+    values = {
+        "lease_timeout_seconds": options["lease_timeout"],
+        "max_attempts": options["max_attempts"],
+        "max_losses": options["max_losses"],
+        "retry_delay_seconds": options["retry_delay"],
+        "grace_seconds": options["grace"],
+        "window": options["window"],
+    }
+    return converter.structure(values, LeaseSettings)
 
 
 def server_settings(options: dict[str, Any]) -> ServerSettings:
@@ -312,11 +315,12 @@ def server_settings(options: dict[str, Any]) -> ServerSettings:
     port: int | None = options["port"]
     if port is None and options["unix"] is None:
         port = DEFAULT_PORT
-    return ServerSettings(
-        host=options["host"],
-        port=port,
-        unix=options["unix"],
-        token=read_token(options["token_file"]),
-        linger_seconds=options["linger"],
-        drain_seconds=options["drain"],
-    )
+    values = {
+        "host": options["host"],
+        "port": port,
+        "unix": options["unix"],
+        "token": read_token(options["token_file"]),
+        "linger_seconds": options["linger"],
+        "drain_seconds": options["drain"],
+    }
+    return converter.structure(values, ServerSettings)

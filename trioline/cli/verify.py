@@ -13,6 +13,7 @@ import msgspec
 
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
 from trioline.cli.options import text_option
+from trioline.config import JobSettings
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.findings import Report
 from trioline.storage.verification import Subject, find_subject, verify
@@ -47,7 +48,13 @@ def verify_command(
     Exit codes: 0 all holds (rejected lines or not), 1 something does not, 2 usage, 74 a file
     cannot be read.
     """
-    subject = find_subject(Disk(OsFiles()), input_path, output_path, rejected_path, text=text)
+    settings = JobSettings(
+        input=input_path,
+        output=output_path,
+        rejected=rejected_path or output_path.with_name(output_path.name + ".rejected"),
+        text=text,
+    )
+    subject = find_subject(Disk(OsFiles()), settings, is_elsewhere=rejected_path is not None)
     with _progress(subject, is_quiet=as_json) as advance:
         report = verify(subject, _bad_lines, advance=advance)
     if as_json:

@@ -267,7 +267,7 @@ class Server:
             now += waited_seconds
             self._ledger.postpone(now)
         for rejected in self._ledger.expire(now):
-            self._writer.submit(Batch(tuple(rejections(self._job.source, rejected)), 0))
+            self._writer.submit(Batch(tuple(rejections(self._job, rejected)), 0))
         self._grants.feed()
         self._grants.end_due_waits(now)
         self._peers.forget_sessions()

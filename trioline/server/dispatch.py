@@ -23,6 +23,7 @@ from trioline.config import (
 from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.ledger import Ledger
 from trioline.server.grants import STAGE, Grants
+from trioline.server.numbering import inward
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Peers
 from trioline.server.results import CheckedResults, check_block, check_rows, rejections
@@ -118,6 +119,8 @@ class Dispatch:
             raise RemoteProtocolError(
                 ErrorCode.AUTH_REQUIRED, "This server wants a token: say hello with it first."
             )
+        if self._job.numbers is not None:
+            request = inward(request, self._job.numbers)
         match request:
             case Get():
                 self._grants.get(peer, request, ref, slot)
@@ -201,7 +204,7 @@ class Dispatch:
             )
         lines = range(request.first, request.first + request.count)
         self._check_given_out(lines.stop - 1)
-        results = check_block(lines, block, text=self._job.settings.text)
+        results = check_block(lines, block, self._job.number_of, text=self._job.settings.text)
         self._settle(peer, results, ref, slot)
 
     def _done(self, peer: Peer, request: Done, ref: Ref, slot: Slot) -> None:
@@ -211,7 +214,7 @@ class Dispatch:
             )
         if request.results:
             self._check_given_out(max(row.id for row in request.results))
-        results = check_rows(request.results, text=self._job.settings.text)
+        results = check_rows(request.results, self._job.number_of, text=self._job.settings.text)
         self._settle(peer, results, ref, slot)
 
     def _check_given_out(self, line: int) -> None:
@@ -236,7 +239,7 @@ class Dispatch:
             if failure is not None:
                 failed += 1
                 if failure.rejected is not None:
-                    entries.extend(rejections(self._job.source, failure.rejected))
+                    entries.extend(rejections(self._job, failure.rejected))
         peer.done_count += accepted
         peer.failed_count += failed
         reply = DoneReply(
@@ -257,11 +260,12 @@ class Dispatch:
         )
         if failure is None:
             raise RemoteProtocolError(
-                ErrorCode.NOT_HELD, f"Line {request.id} is not held by this connection."
+                ErrorCode.NOT_HELD,
+                f"Line {self._job.number_of(request.id)} is not held by this connection.",
             )
         peer.failed_count += 1
         rejected = failure.rejected
-        entries = () if rejected is None else tuple(rejections(self._job.source, rejected))
+        entries = () if rejected is None else tuple(rejections(self._job, rejected))
         reply = FailReply(
             state="queued" if rejected is None else "rejected",
             attempt=failure.attempt,
@@ -287,7 +291,10 @@ class Dispatch:
             raise RemoteProtocolError(
                 ErrorCode.NOT_HELD, f"Lease {request.lease} is not held by this connection."
             )
-        return ExtendReply(lease_timeout=self._ledger.lease_timeout_seconds, lost=lost)
+        return ExtendReply(
+            lease_timeout=self._ledger.lease_timeout_seconds,
+            lost=[self._job.number_of(line) for line in lost],
+        )
 
     def _set(self, request: Set) -> SetReply:
         ledger = self._ledger

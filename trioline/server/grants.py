@@ -17,7 +17,7 @@ from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.ledger import Lease, Ledger, Offer
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Waiter
-from trioline.server.results import rejections
+from trioline.server.results import NumberOf, rejections
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
 from trioline.storage.source import InputLineTooLong
@@ -133,11 +133,15 @@ class Grants:
         if found is None:
             return None
         offer, lines = found
+        if waiter.request.form is Form.LINES and self._job.numbers is not None:
+            lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
-            return _lines_reply(lease, lines, waiter.ref)
-        return _items_reply(lease, lines, waiter.ref, text=self._job.settings.text)
+            return _lines_reply(lease, lines, waiter.ref, self._job.number_of)
+        return _items_reply(
+            lease, lines, waiter.ref, self._job.number_of, text=self._job.settings.text
+        )
 
     def find_lines(self, now: float, max_count: int) -> tuple[Offer, list[bytes]] | None:
         """Find lines to give out, and learn on the way where the input ends.
@@ -150,7 +154,7 @@ class Grants:
                 lines = source.read(offer.first, offer.count, MAX_LEASE_BYTES)
             except InputLineTooLong as too_long:
                 rejected = ledger.reject_unreadable(offer.first, str(too_long))
-                self._writer.submit(Batch(tuple(rejections(source, rejected)), 0))
+                self._writer.submit(Batch(tuple(rejections(self._job, rejected)), 0))
                 return None  # the commit will call for more
             if source.at_end:
                 ledger.end_at(source.known_count)
@@ -163,12 +167,12 @@ def _retry(waiter: Waiter) -> bytes:
     return encode_reply(Retry(retry_in=RETRY_IN_SECONDS), waiter.ref)
 
 
-def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref) -> bytes:
+def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf) -> bytes:
     body = b"\n".join(lines) + b"\n"
     reply = WorkLines(
         lease=lease.number,
         lease_timeout=lease.timeout_seconds,
-        first=lease.lines[0] if isinstance(lease.lines, range) else min(lease.lines),
+        first=number_of(min(lease.lines)),
         count=len(lines),
         bytes=len(body),
         attempt=lease.attempt,
@@ -176,11 +180,13 @@ def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref) -> bytes:
     return encode_reply(reply, ref, body)
 
 
-def _items_reply(lease: Lease, lines: list[bytes], ref: Ref, *, text: bool) -> bytes:
+def _items_reply(
+    lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf, *, text: bool
+) -> bytes:
     attempt = lease.attempt
     items = [
-        work_item(number, line, attempt, text=text)
-        for number, line in zip(sorted(lease.lines), lines, strict=True)
+        work_item(number_of(place), line, attempt, text=text)
+        for place, line in zip(sorted(lease.lines), lines, strict=True)
     ]
     return encode_reply(
         Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items), ref

@@ -10,11 +10,14 @@ from msgspec import UNSET
 from trioline.config import MAX_LEASE_BYTES, MAX_TEXT_CHARS
 from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.ledger import Rejected
-from trioline.storage.job import Rejection, Results
+from trioline.storage.job import Job, Rejection, Results
 from trioline.storage.rejected import encode_record
-from trioline.storage.source import InputLineTooLong, Source
+from trioline.storage.source import InputLineTooLong
 from trioline.wire.codec import find_bad_json, is_json
 from trioline.wire.messages import Result
+
+NumberOf = Callable[[int], int]
+"""A line's number on the wire."""
 
 
 @attrs.frozen
@@ -39,7 +42,9 @@ class CheckedResults:
     size_bytes: int
 
 
-def check_block(lines: range, block: bytes, *, text: bool) -> CheckedResults:
+def check_block(
+    lines: range, block: bytes, number_of: NumberOf = int, *, text: bool
+) -> CheckedResults:
     """Check raw result lines.
 
     Raises:
@@ -47,7 +52,7 @@ def check_block(lines: range, block: bytes, *, text: bool) -> CheckedResults:
     """
     bad = _find_bad_text(block) if text else find_bad_json(block)
     if bad is not None:
-        raise _bad_result(lines[bad], text=text)
+        raise _bad_result(number_of(lines[bad]), text=text)
 
     def entry(part: range) -> Results:
         if part == lines:
@@ -60,7 +65,7 @@ def check_block(lines: range, block: bytes, *, text: bool) -> CheckedResults:
     )
 
 
-def check_rows(rows: Sequence[Result], *, text: bool) -> CheckedResults:
+def check_rows(rows: Sequence[Result], number_of: NumberOf = int, *, text: bool) -> CheckedResults:
     """Check results that came as JSON objects; of several with one id the first counts.
 
     Raises:
@@ -75,13 +80,13 @@ def check_rows(rows: Sequence[Result], *, text: bool) -> CheckedResults:
         if row.result is not UNSET and row.line is UNSET and row.error is UNSET:
             payloads[row.id] = bytes(row.result)
         elif row.line is not UNSET and row.result is UNSET and row.error is UNSET:
-            payloads[row.id] = _line_payload(row.id, row.line, text=text)
+            payloads[row.id] = _line_payload(number_of(row.id), row.line, text=text)
         elif row.error is not UNSET and row.result is UNSET and row.line is UNSET:
             errors[row.id] = Failed(row.error[:MAX_TEXT_CHARS], row.retry)
         else:
             raise RemoteProtocolError(
                 ErrorCode.BAD_REQUEST,
-                f"The result for line {row.id} needs exactly one of result, line and error.",
+                f"The result for line {number_of(row.id)} needs exactly one of result, line and error.",
             )
 
     def entry(part: range) -> Results:
@@ -96,20 +101,24 @@ def check_rows(rows: Sequence[Result], *, text: bool) -> CheckedResults:
     )
 
 
-def rejections(source: Source, rejected: Rejected) -> Iterator[Rejection]:
+def rejections(job: Job, rejected: Rejected) -> Iterator[Rejection]:
     """Make the full records of rejected lines."""
     past = rejected.history
     line = rejected.lines.start
     while line < rejected.lines.stop:
         try:
-            raws: Sequence[bytes | int] = source.read(
+            raws: Sequence[bytes | int] = job.source.read(
                 line, rejected.lines.stop - line, MAX_LEASE_BYTES
             )
         except InputLineTooLong as too_long:
             raws = (too_long.length,)
         for raw in raws:
             record = encode_record(
-                line, raw, attempts=past.attempts, losses=past.losses, errors=past.errors
+                job.number_of(line),
+                raw,
+                attempts=past.attempts,
+                losses=past.losses,
+                errors=past.errors,
             )
             yield Rejection(line, record)
             line += 1

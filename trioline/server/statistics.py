@@ -108,7 +108,7 @@ class Statistics:
             return None
         lease = ledger.lease_of(ledger.base)
         return Head(
-            id=ledger.base,
+            id=self._job.number_of(ledger.base),
             state="queued" if lease is None else "leased",
             attempt=ledger.history_of(ledger.base).attempts + 1,
             worker=None if lease is None else self._peers.names().get(lease.holder),

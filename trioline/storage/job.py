@@ -24,6 +24,7 @@ from trioline.storage.files import Disk, Files, OsFiles
 from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.lock import Lock
 from trioline.storage.merge import Merge
+from trioline.storage.numbers import Numbers
 from trioline.storage.opening import (
     LOCK_NAME,
     check_discard,
@@ -33,6 +34,7 @@ from trioline.storage.opening import (
     discard,
 )
 from trioline.storage.recovery import State, next_checkpoint, recover
+from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
 
@@ -59,6 +61,8 @@ class Job:
         """Whether there was a job before."""
         self.source: Source = state.source
         """The input, from line ``written_count`` on."""
+        self.numbers: Numbers | None = None
+        """Of the lines on the wire, where they are only some of a file's: set before serving."""
         self.warning = lock.warning
         """What the user should know, or None."""
         self._lock = lock
@@ -111,6 +115,7 @@ class Job:
                 run = create(disk, settings, input_bytes)
             else:
                 check_match(disk, found, settings, input_bytes)
+                check_no_swap(disk, settings)
                 run = found
             state = recover(disk, settings, run, segment_bytes)
             opened.pop_all()
@@ -127,6 +132,10 @@ class Job:
     def is_next_commit_synced(self) -> bool:
         """Whether the next ``commit`` waits for the disk: by policy, or for a new segment."""
         return self.settings.fsync is Fsync.ALWAYS or self._journal.is_segment_full
+
+    def number_of(self, line: int) -> int:
+        """A line's number on the wire and in records."""
+        return line if self.numbers is None else self.numbers[line]
 
     def ahead(self) -> Iterator[range]:
         """The lines above ``written_count`` that are settled, in order."""

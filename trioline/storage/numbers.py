@@ -6,17 +6,21 @@ A file of eight bytes a line, in order, read where it is asked: a job may have m
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 
 from trioline.storage.files import Disk, File
 
-NUMBER_BYTES = 8
+_NUMBER = struct.Struct("<Q")
+NUMBER_BYTES = _NUMBER.size
+_READ_NUMBERS = 1_024
 
 
 def pack(number: int) -> bytes:
     """Encode one number."""
-    return number.to_bytes(NUMBER_BYTES, "little")
+    return _NUMBER.pack(number)
 
 
 class Numbers:
@@ -38,7 +42,15 @@ class Numbers:
         """The number of the line at a place."""
         if not 0 <= place < self._count:
             raise IndexError(place)
-        return int.from_bytes(self._file.read(NUMBER_BYTES, place * NUMBER_BYTES), "little")
+        (number,) = _NUMBER.unpack(self._file.read(NUMBER_BYTES, place * NUMBER_BYTES))
+        assert isinstance(number, int)
+        return number
+
+    def __iter__(self) -> Iterator[int]:
+        """All numbers, in order."""
+        for first in range(0, self._count, _READ_NUMBERS):
+            data = self._file.read(_READ_NUMBERS * NUMBER_BYTES, first * NUMBER_BYTES)
+            yield from (number for (number,) in _NUMBER.iter_unpack(data))
 
     def place_of(self, number: int) -> int | None:
         """The place of a line; None where it is none of these."""

@@ -17,6 +17,7 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
+from trioline.storage.retry_files import RetryFiles, clear
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
 from trioline.storage.segment import is_segment
 
@@ -165,6 +166,7 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
 
 def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
     """Delete what ``run`` claims, itself last: a crash in between leaves a job to discard again."""
+    clear(disk, RetryFiles(settings))
     disk.unlink(settings.output)
     disk.unlink(run.rejected_path(settings.output))
     for name in disk.names(settings.state):

@@ -124,9 +124,7 @@ class _Copy:
         self.open_crc = 0
         """Of the last block of all, where it is not complete."""
 
-    def run(
-        self, output: File, replaced: Iterator[tuple[int, bytes]], placeholder: bytes
-    ) -> None:
+    def run(self, output: File, replaced: Iterator[tuple[int, bytes]], placeholder: bytes) -> None:
         """Copy all of it, with ``replaced`` lines in the place of placeholders."""
         place = next(replaced, None)
         end = self._last.output_bytes

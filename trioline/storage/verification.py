@@ -15,6 +15,7 @@ from pathlib import Path
 
 import attrs
 
+from trioline.config import JobSettings
 from trioline.errors import UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME, Table
@@ -23,6 +24,7 @@ from trioline.storage.findings import Finding, Report
 from trioline.storage.marks import Mark, Record, read_records
 from trioline.storage.opening import CHECKPOINT_NAME
 from trioline.storage.pieces import pieces
+from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, hash_input, read_run
 from trioline.storage.sides import Blocks, FindBad, Side, Walk
 
@@ -48,29 +50,32 @@ class Subject:
     """How much there is to read."""
 
 
-def find_subject(
-    disk: Disk, input_path: Path, output: Path, rejected: Path | None, *, text: bool
-) -> Subject:
+def find_subject(disk: Disk, settings: JobSettings, *, is_elsewhere: bool = False) -> Subject:
     """Find out what was written, from the job's state.
+
+    Args:
+        settings: Of these only the paths count, and ``text`` where it is set.
+        is_elsewhere: Whether ``settings.rejected`` was named, and so counts.
 
     Raises:
         UsageError: There is no job, or it is of another kind.
         StorageError: Its state cannot be read.
     """
-    state = output.with_name(output.name + ".trioline")
+    output, state = settings.output, settings.state
     run = read_run(disk, state)
     if run is None:
         raise UsageError(f"{output} is no job's output: there is no {state}. Check the path.")
-    if text and not run.text:
+    if settings.text and not run.text:
         raise UsageError(f"{output} belongs to a job without --text: leave it out.")
     with contextlib.closing(CheckpointFile(disk, state / CHECKPOINT_NAME, os.O_RDONLY)) as file:
         last = file.read(run.id_bytes)
+    check_no_swap(disk, settings)
     return Subject(
         run=run,
         last=last,
-        input=input_path,
+        input=settings.input,
         output=output,
-        rejected=rejected or run.rejected_path(output),
+        rejected=settings.rejected if is_elsewhere else run.rejected_path(output),
         total_bytes=last.input_offset + last.output_bytes,
     )
 

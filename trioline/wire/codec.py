@@ -47,17 +47,16 @@ BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 _converter = cattrs.Converter()
 
 
-@_converter.register_structure_hook_factory(lambda kind: not attrs.has(kind))
 def _field_hook(kind: Any) -> Callable[[Raw, object], object]:  # noqa: ANN401 - any annotation
     decode = msgspec.json.Decoder(kind).decode
     return lambda raw, _: decode(raw)
 
 
+_converter.register_structure_hook_factory(lambda kind: not attrs.has(kind), _field_hook)
 for _kind in (int, float, str, bool, Form):  # cattrs would find its own hooks for these first
     _converter.register_structure_hook(_kind, _field_hook(_kind))
 
 
-@_converter.register_unstructure_hook_factory(attrs.has)
 def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
     omit = {
         field.name: cattrs.override(omit_if_default=True)
@@ -67,6 +66,7 @@ def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
     return make_dict_unstructure_fn(kind, _converter, **omit)  # type: ignore[arg-type]
 
 
+_converter.register_unstructure_hook_factory(attrs.has, _omit_what_is_left_out)
 _converter.register_unstructure_hook(Snapshot, attrs.asdict)  # nested, and in order
 _converter.register_unstructure_hook_func(
     lambda kind: not attrs.has(kind), lambda value: value

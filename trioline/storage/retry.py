@@ -1,0 +1,234 @@
+"""A finished job's rejected lines, run again.
+
+The retry is a job of its own, with all that makes one safe: its input are the rejected lines, in
+``OUTPUT.trioline/retry/``, its output their results. When it is over, ``replacing`` puts these in
+their places. Until then the finished job is as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import attrs
+
+from trioline.config import JobSettings
+from trioline.errors import StorageError, UsageError
+from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.files import Disk, File, Files, OsFiles
+from trioline.storage.lock import Lock
+from trioline.storage.marks import Record, read_records
+from trioline.storage.new_file import NewFile
+from trioline.storage.numbers import Numbers, pack
+from trioline.storage.opening import CHECKPOINT_NAME, LOCK_NAME, check_paths
+from trioline.storage.output import GrowingFile
+from trioline.storage.pieces import pieces
+from trioline.storage.replacing import finish_swap, prepare_swap
+from trioline.storage.retry_files import Plan, RetryFiles, clear, read_plan, write_record
+from trioline.storage.run import Run, check_match, read_run
+
+_HELD_BYTES = 1024 * 1024
+"""A longer line of the input is copied in parts."""
+
+
+class Retry:
+    """A retry that is prepared, or was before; made by ``Retry.open``.
+
+    It holds the job's lock. Closing: the owner calls ``close``; it is idempotent.
+    """
+
+    def __init__(self, disk: Disk, settings: JobSettings, last: Checkpoint, lock: Lock) -> None:
+        self._disk = disk
+        self._files = RetryFiles(settings)
+        self._last = last
+        self._lock = lock
+        self.warning = lock.warning
+        """What the user should know, or None."""
+        self.line_count = last.rejected_count
+        """How many lines are run again."""
+        self.numbers: Numbers | None = None
+        """Which lines these are; None where there are none."""
+        if self.line_count:
+            self.numbers = Numbers(disk, self._files.numbers)
+        self.settings = attrs.evolve(
+            settings,
+            input=self._files.lines,
+            output=self._files.results,
+            rejected=self._files.rejected,
+        )
+        """Of the job that runs them."""
+
+    @classmethod
+    def open(cls, settings: JobSettings, files: Files | None = None) -> Retry:
+        """Lock the job, end a retry that was stopped in its last step, or prepare a new one.
+
+        Raises:
+            UsageError: There is no such job, or it is not over.
+            JobLocked: A server is at work on it.
+            StorageError: A file failed or is not what was written.
+        """
+        disk = Disk(files or OsFiles())
+        run, input_bytes = _find(disk, settings)
+        with contextlib.ExitStack() as opened:
+            lock = Lock(disk, settings.state / LOCK_NAME)
+            opened.callback(lock.close)
+            check_match(disk, run, settings, input_bytes)
+            last = finish_swap(disk, RetryFiles(settings)) or _read_last(disk, settings, run)
+            if not last.finished:
+                raise UsageError(
+                    f"The job of {settings.output} is not over: end it first, by the command that"
+                    " began it; then its rejected lines can be run again."
+                )
+            _prepare(disk, settings, last)
+            retry = cls(disk, settings, last, lock)
+            opened.pop_all()
+        return retry
+
+    @property
+    def is_served(self) -> bool:
+        """Whether all lines were run again."""
+        results = self._read_results()
+        return results is not None and results.finished
+
+    def put_in_place(self) -> int:
+        """Put the results into the output; the retry is over then.
+
+        Returns:
+            How many lines failed again.
+
+        Raises:
+            DiskFull: There is no room for a copy of the output; nothing has changed.
+            StorageError: A file failed; the same command goes on.
+        """
+        results = self._read_results()
+        assert results is not None
+        assert results.finished
+        assert self.numbers is not None
+        prepare_swap(self._disk, self._files, self._last, results, self.numbers)
+        self.numbers.close()
+        last = finish_swap(self._disk, self._files)
+        assert last is not None
+        return last.rejected_count
+
+    def close(self) -> None:
+        """Close all files and let go of the lock."""
+        if self.numbers is not None:
+            self.numbers.close()
+        self._lock.close()
+
+    def _read_results(self) -> Checkpoint | None:
+        run = read_run(self._disk, self._files.results_state)
+        return None if run is None else _read_last(self._disk, self.settings, run)
+
+
+def _find(disk: Disk, settings: JobSettings) -> tuple[Run, int]:
+    input_bytes = check_paths(disk, settings)
+    run = read_run(disk, settings.state)
+    if run is None:
+        raise UsageError(
+            f"There is no job with the output {settings.output}: `trioline serve` and `trioline"
+            " run` begin one."
+        )
+    return run, input_bytes
+
+
+def _read_last(disk: Disk, settings: JobSettings, run: Run) -> Checkpoint:
+    with contextlib.closing(CheckpointFile(disk, settings.state / CHECKPOINT_NAME)) as slots:
+        slots.sync()
+        return slots.read(run.id_bytes)
+
+
+def _prepare(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
+    """See that there is a plan and what it speaks of, or that there is nothing to do."""
+    files = RetryFiles(settings)
+    _check_unchanged(disk, settings, last)
+    plan = read_plan(disk, files)
+    if plan == Plan.of(last):
+        disk.sync_folder(files.folder)
+        return
+    if plan is not None:
+        raise StorageError(
+            f"{files.folder} has a retry of this job as it was before something else changed it."
+            " Nothing was touched. Remove the folder, then start the same command again.",
+            files.folder,
+        )
+    clear(disk, files)  # what a crash left in the midst of this
+    if last.rejected_count:
+        disk.make_folder(files.folder)
+        disk.sync_folder(settings.state)
+        _copy_lines(disk, files, last)
+        disk.sync_folder(files.folder)
+        write_record(disk, files.plan, Plan.of(last))
+
+
+def _check_unchanged(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
+    for path, length, tail_bytes, tail_crc in (
+        (settings.output, last.output_bytes, last.tail_bytes, last.tail_crc),
+        (
+            settings.rejected,
+            last.rejected_bytes,
+            last.rejected_tail_bytes,
+            last.rejected_tail_crc,
+        ),
+    ):
+        with contextlib.closing(GrowingFile(disk, path, length, output=settings.output)) as file:
+            file.check_begin(tail_bytes, tail_crc)
+            file.check_end()
+
+
+def _copy_lines(disk: Disk, files: RetryFiles, last: Checkpoint) -> None:
+    """Copy the rejected lines from the input; which these are, the records say."""
+    settings = files.settings
+    with (
+        disk.open(settings.input, os.O_RDONLY) as source,
+        disk.open(settings.rejected, os.O_RDONLY) as rejected,
+        NewFile(disk, files.lines) as lines,
+        NewFile(disk, files.numbers) as numbers,
+    ):
+        wanted = _rejected_numbers(rejected, last)
+        number = next(wanted, None)
+        for piece in pieces(source.read, last.input_offset, max_held_bytes=_HELD_BYTES):
+            if piece.is_part:
+                if number == piece.first:
+                    lines.append(piece.data)
+                if number == piece.first and piece.count:
+                    lines.append(b"" if piece.data.endswith(b"\n") else b"\n")
+                    numbers.append(pack(number))
+                    number = next(wanted, None)
+            elif number is not None and number < piece.first + piece.count:
+                texts = piece.lines()
+                while number is not None and number < piece.first + piece.count:
+                    lines.append(texts[number - piece.first] + b"\n")
+                    numbers.append(pack(number))
+                    number = next(wanted, None)
+        if number is not None:
+            raise StorageError(
+                f"{settings.input} has changed: it has no line {number} any more. Put it back as it"
+                " was, then start the same command again.",
+                settings.input,
+            )
+
+
+def _rejected_numbers(file: File, last: Checkpoint) -> Iterator[int]:
+    """The numbers in the records.
+
+    Raises:
+        StorageError: They are not as many as there must be, or not in order.
+    """
+    count, before = 0, -1
+    for number, offset, record in read_records(file.read, last.rejected_bytes):
+        if not isinstance(record, Record) or not before < record.id < last.line_count:
+            raise StorageError(
+                f"{file.path} is damaged at byte {offset}: line {number} is not the record that was"
+                " written there. `trioline verify` says more. Put the file back from a copy.",
+                file.path,
+            )
+        count, before = count + 1, record.id
+        yield record.id
+    if count != last.rejected_count:
+        raise StorageError(
+            f"{file.path} has {count} records, but {last.rejected_count} were written. Put the file"
+            " back from a copy.",
+            file.path,
+        )
