@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"Trials of the crash simulator (default: {CRASH_SEEDS}; a thorough run: 1000000).",
     )
     parser.addoption(
+        "--big",
+        action="store_true",
+        help="Bounds at their full size (millions of lines); damage of every kind at every byte.",
+    )
+    parser.addoption(
         "--crash-seed", type=int, metavar="SEED", help="Only this trial of the crash simulator."
     )
     parser.addoption(
@@ -34,9 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=DISK_TRIALS,
         metavar="N",
-        help="Kills at a system call for each fsync policy, and a sixth as many power cuts"
+        help="Kills at a system call for each fsync policy, and a twelfth as many power cuts"
         f" (default: {DISK_TRIALS}; a thorough run: 200).",
     )
+
+
+@pytest.fixture
+def is_big(request: pytest.FixtureRequest) -> bool:
+    """Whether ``--big`` was given."""
+    return bool(request.config.getoption("--big"))
 
 
 @pytest.fixture

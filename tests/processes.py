@@ -169,11 +169,13 @@ def trioline(
 
 
 class Serve(Process):
-    """A ``trioline serve`` that listens."""
+    """A ``trioline serve`` (or another command like it) that listens."""
 
-    def __init__(self, arguments: Sequence[str | Path], folder: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], folder: Path, command: str = "serve"
+    ) -> None:
         listen = [] if {"--port", "--unix"} & set(map(str, arguments)) else ["--port", "0"]
-        super().__init__(["serve", *arguments, *listen], folder)
+        super().__init__([command, *arguments, *listen], folder)
         self.addresses: list[str] = []
 
     def wait_listening(self) -> None:

@@ -329,8 +329,8 @@ def _tear(offset: int, length: int, rng: random.Random) -> int:
     """A length up to ``length``; half of the time one that ends at a sector's border."""
     if rng.random() < 0.5:
         return rng.randrange(length + 1)
-    cuts = [0, *range(-offset % SECTOR_BYTES, length, SECTOR_BYTES), length]
-    return rng.choice(cuts)
+    cuts: list[int] = [0, *range(-offset % SECTOR_BYTES, length, SECTOR_BYTES), length]
+    return cuts[rng.randrange(len(cuts))]
 
 
 def _write_some_sectors(data: bytearray, offset: int, new: bytes, rng: random.Random) -> None:

@@ -1,8 +1,8 @@
 """A process that does a job's work by itself, to be killed: no server, no workers.
 
 ``python committer.py FOLDER FSYNC COUNT`` writes ``done N`` to its stdout when line N's commit has
-returned, and ``durable`` after each durable point. Lines come in pairs, the later one first, so that
-journal and output are both at work; each fifth one is rejected.
+returned, and ``durable`` after each durable point. Lines come in pairs, the later one first, so
+that journal and output are both at work; each fifth one is rejected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Somebody else's hand in the files of a running job: found at the next durable point, with the path.
+"""Somebody else's hand in the files of a running job: found at the next durable point.
 
 Alignment is the promise: whatever is done to the output, the server must not go on as if nothing
 were, and must leave the file as it found it.
@@ -55,9 +55,7 @@ def replace(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "edited in place": lambda path: write_at(path, 3, b"X"),
-    "edited to another length": lambda path: path.write_bytes(
-        path.read_bytes().replace(b"2", b"22")
-    ),
+    "edited to another length": lambda path: path.write_bytes(b"{" + path.read_bytes()),
     "cut": lambda path: os.truncate(path, path.stat().st_size - 5),
     "cut deeper than the durable point": lambda path: os.truncate(path, 6),
     "emptied": lambda path: path.write_bytes(b""),

@@ -1,4 +1,4 @@
-"""Real file systems: full, limited, cut off from power; and SIGKILL at each system call of a commit.
+"""Real file systems: full, limited, cut off from power; and SIGKILL at each system call.
 
 ``--disk-trials`` asks for more kills and power cuts. What this machine does not allow is skipped,
 and says why.
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import committer
@@ -43,7 +43,8 @@ def mounted(folder: Path, *options: str | Path) -> Iterator[Path]:
     if shutil.which("mount") is None:
         pytest.skip("there is no mount here")
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, timeout=30)
+    command: list[str | Path] = ["mount", *options, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if done.returncode:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     try:
@@ -53,12 +54,13 @@ def mounted(folder: Path, *options: str | Path) -> Iterator[Path]:
 
 
 def unmount(folder: Path) -> None:
-    for command in (["umount", folder], ["umount", "--lazy", folder]):
+    for option in ("--verbose", "--lazy"):
+        command: list[str | Path] = ["umount", option, folder]
         if subprocess.run(command, capture_output=True, timeout=30).returncode == 0:
             return
 
 
-# --- no room ----------------------------------------------------------------------------------------
+# --- no room --------------------------------------------------------------------------------------
 
 ANSWER = b'"' + b"." * 2_000 + b'"'
 LINES = 200
@@ -80,9 +82,8 @@ class Worker(threading.Thread):
                 self.done_count += len(lines)
 
 
-def check_pause(serve: Serve, make_room: object) -> None:
+def check_pause(serve: Serve, make_room: Callable[[], object]) -> None:
     """The job pauses, room is made, it goes on by itself, and ends well."""
-    assert callable(make_room)
     worker = Worker(serve)
     worker.start()
     try:
@@ -126,7 +127,7 @@ def test_a_limit_of_the_file_size_is_a_full_disk(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == (ANSWER + b"\n") * LINES
 
 
-# --- the end, at each system call -------------------------------------------------------------------
+# --- the end, at each system call -----------------------------------------------------------------
 
 KILL_LINES = 10
 
@@ -154,10 +155,10 @@ def check_restart(folder: Path, fsync: Fsync, count: int, expected: set[int]) ->
     assert not missing, f"acknowledged and lost: {sorted(missing)}"
     content = (folder / "out").read_bytes()
     assert content == b"".join(answers[: job.written_count])
-    if job.is_finished:
-        job.close()
-    else:
-        committer.go_on(job, count)
+    if not job.is_finished:
+        job.commit([committer.entry(line) for line in range(count) if line not in settled])
+        job.finish(job.source.offset_of(count))
+    job.close()
     assert (folder / "out").read_bytes() == b"".join(answers)
     records = [b'{"id":%d}\n' % line for line in range(count) if answers[line] == b"null\n"]
     assert (folder / "out.rejected").read_bytes() == b"".join(records)
@@ -212,7 +213,7 @@ def test_a_kill_at_a_system_call_loses_nothing(
     assert killed == len(chosen)
 
 
-# --- power ------------------------------------------------------------------------------------------
+# --- power ----------------------------------------------------------------------------------------
 
 FS_IOC_SHUTDOWN = 0x8004587D
 WITHOUT_THE_LOG = 2
@@ -250,7 +251,7 @@ def test_a_power_cut_loses_nothing_that_was_promised(
     """Under ``interval`` and ``never`` the promise is that of the last durable point."""
     image = tmp_path / "image"
     rng = random.Random(fsync)
-    for _ in range(max(1, disk_trials // 6)):
+    for _ in range(max(1, disk_trials // 12)):
         make_image(image)
         with mounted(tmp_path / "disk", "-o", "loop", image) as disk:
             (disk / "in").write_bytes(numbers(POWER_LINES))

@@ -67,10 +67,20 @@ class Peer:
     async def send_done(self, *lines: int) -> None:
         await self.send(op="done", results=[{"id": n, "result": n * n} for n in lines])
 
+    async def wait_state(self, state: str) -> None:
+        while (await self.ask(op="status"))["state"] != state:  # noqa: ASYNC110 - polled
+            await trio.sleep(0.01)
+
     async def hears_nothing(self) -> bool:
         with trio.move_on_after(SOON_SECONDS) as scope:
             await self.reply()
         return scope.cancelled_caught
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look again and again: what is waited for comes from a thread, or is a line in a log."""
+    while not condition():  # noqa: ASYNC110 - there is no event
+        await trio.sleep(0.005)
 
 
 class Place:
@@ -250,8 +260,7 @@ async def test_a_full_disk_is_told_of_now_and_then(
         place.files.fill()
         begin = trio.current_time()
         await ann.send_done(0)
-        while len(caplog.messages) < 3:
-            await trio.sleep(0.01)
+        await until(lambda: len(caplog.messages) >= 3)
         assert trio.current_time() - begin >= 0.4
         place.files.mend()
         await ann.reply()
@@ -269,11 +278,9 @@ async def test_a_full_disk_at_a_durable_point_is_waited_for(tmp_path: Path, fsyn
         place.files.only = "checkpoint"
         await ann.send_done(0)
         assert await ann.reply()
-        while (await bob.ask(op="status"))["state"] != "disk-full":
-            await trio.sleep(0.01)
+        await bob.wait_state("disk-full")
         place.files.mend()
-        while (await bob.ask(op="status"))["state"] != "running":
-            await trio.sleep(0.01)
+        await bob.wait_state("running")
         place.files.fill()
         await ann.send_done(*range(1, LINES))
         await bob.send(op="get", max=1, wait=DEADLINE_SECONDS)
@@ -363,11 +370,6 @@ async def test_a_server_on_a_full_disk_can_be_cancelled(tmp_path: Path) -> None:
 # --- a disk that does not answer ------------------------------------------------------------------
 
 
-async def until_it_hangs(place: Place) -> None:
-    while not place.files.is_waiting:
-        await trio.sleep(0.005)
-
-
 @pytest.mark.parametrize("fsync", SYNCED)
 async def test_while_a_sync_hangs_the_connections_live(tmp_path: Path, fsync: Fsync) -> None:
     """Under ``interval`` it is the sync of a full segment, which comes amid a commit."""
@@ -380,7 +382,7 @@ async def test_while_a_sync_hangs_the_connections_live(tmp_path: Path, fsync: Fs
         assert await ann.get() == [1]
         place.files.answers.clear()
         await ann.send_done(1)
-        await until_it_hangs(place)
+        await until(lambda: place.files.is_waiting)
         assert (await bob.ask(op="ping"))["ok"]
         assert await bob.get() == [2]
         assert (await bob.ask(op="extend"))["ok"]
@@ -402,16 +404,16 @@ async def test_what_came_in_time_does_not_expire_while_a_sync_hangs(
     """Neither what waits for its commit nor what lies unread since the queue is full."""
     monkeypatch.setattr(writer, "MAX_QUEUED_RESULTS", 1)
     place = Place(tmp_path, Fsync.ALWAYS)
-    place.lease_timeout_seconds = 0.3
+    place.lease_timeout_seconds = 1.0
     async with place.serve() as (_, connect):
         ann, bob = await connect(), await connect()
         assert await ann.get(LINES) == [0, 1, 2, 3, 4, 5]
         place.files.answers.clear()
         for line in range(LINES):
             await ann.send_done(line)
-        await until_it_hangs(place)
+        await until(lambda: place.files.is_waiting)
         await bob.send(op="get", max=LINES, wait=DEADLINE_SECONDS)
-        await trio.sleep(1)
+        await trio.sleep(2)
         place.files.answers.set()
         replies = [await ann.reply() for _ in range(LINES)]
         assert [reply and reply["accepted"] for reply in replies] == [1] * LINES

@@ -298,3 +298,39 @@ def test_a_disk_that_fills_within_any_write_changes_nothing(fsync: Fsync) -> Non
         play.run()
         assert play.full_count == TOO_OFTEN or fault.path is None
         check_end(play)
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("call", CODES)
+def test_every_call_of_a_recovery_may_fail(call: str, fsync: Fsync) -> None:
+    """What was acknowledged stays: also lines that are in the output alone, behind others."""
+    ended: Counter[str] = Counter()
+    for code in CODES[call]:
+        at = 1
+        while True:
+            play = Play(settings(fsync), None)
+            killed = play.open()
+            for entries in ([ENTRIES[3], ENTRIES[1]], [ENTRIES[0]], [ENTRIES[2]], [ENTRIES[4]]):
+                play.commit(killed, *entries)
+            play.files.kill()
+            play.files.fail = fault = Fault(call, at, code, for_ever=False)
+            sentence = open_sentence(play)
+            ended["ended" if sentence else "went on"] += 1
+            assert not sentence or str(fault.path) in sentence
+            play.restart()
+            check_end(play)
+            if fault.path is None:
+                break
+            at += 1
+    assert ended["went on"] >= len(CODES[call])
+    made_by_recovery = set(CODES) - {"create", "rename", "unlink"}
+    assert ended["ended"] > 0 or call not in made_by_recovery
+
+
+def open_sentence(play: Play) -> str:
+    """Open the job; gives what it said if it could not."""
+    try:
+        play.open()
+    except (StorageError, UsageError) as error:
+        return str(error)
+    return ""

@@ -132,7 +132,7 @@ def test_every_option_it_names_exists_and_its_defaults_hold() -> None:
     }
     named = re.findall(r"`(--[a-z-]+)(?: (\d+))?`(?: \((\d+))?", README)
     assert len(named) >= 10
-    work_options = {"--exec", "--each", "--json"}
+    work_options = {"--exec", "--each", "--json", "--yes"}
     for option, value, default in named:
         assert option in known or option in work_options, option
         if (value or default) and option != "--max-line":  # told in MiB

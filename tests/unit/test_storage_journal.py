@@ -158,7 +158,17 @@ def test_frames_of_another_run_or_segment_are_not_valid(run: bytes, number: int)
     data = files.get(segment(1))
     files.unlink(segment(1))
     files.put(segment(number), data)
-    assert replayed(files, run=run) == []
+    assert replayed(files, Mark(number, 0, 0), run=run) == []
+
+
+def test_a_gap_behind_the_durable_point_is_named() -> None:
+    files = CrashFiles()
+    journal = open_journal(files)
+    journal.append([results(1)])
+    journal.close()
+    files.put(segment(3), files.get(segment(1)))
+    with pytest.raises(StorageError, match="journal-00000002 is missing"):
+        replayed(files)
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was() -> None:

@@ -67,7 +67,7 @@ text_option = click.option(
     "--text", is_flag=True, help="Lines are text, not JSON: any line is a result."
 )
 
-job_options = _stack(
+kept_job_options = _stack(
     click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path)),
     click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path)),
     text_option,
@@ -92,15 +92,20 @@ job_options = _stack(
         "when the system has it (survives kill -9), synced each second or when it likes.",
     ),
     click.option(
-        "--fresh", is_flag=True, help="Throw this OUTPUT's answers so far away; begin anew."
-    ),
-    click.option(
         "--max-line",
         metavar="BYTES",
         type=int,
         default=MAX_LINE_BYTES,
         show_default=True,
         help="The longest line or message; longer input lines are rejected.",
+    ),
+)
+"""For a job that is there."""
+
+job_options = _stack(
+    kept_job_options,
+    click.option(
+        "--fresh", is_flag=True, help="Throw this OUTPUT's answers so far away; begin anew."
     ),
 )
 
@@ -209,6 +214,17 @@ token_option = click.option(
 )
 
 
+local_work_options = _stack(
+    click.argument("function_name", metavar="[MODULE:FUNCTION]", required=False),
+    click.option(
+        "--jobs",
+        "-j",
+        type=click.IntRange(1, 4096),
+        help="How many worker processes.  [default: one for each core]",
+    ),
+)
+"""For workers on the server's machine, beside ``work_options``."""
+
 work_options = _stack(
     click.option(
         "--exec",
@@ -277,7 +293,7 @@ def job_settings(options: dict[str, Any]) -> JobSettings:
         "placeholder": _placeholder(placeholder, text=text),
         "rejected": options["rejected_path"] or output.with_name(output.name + ".rejected"),
         "fsync": Fsync(options["fsync"]),
-        "fresh": options["fresh"],
+        "fresh": options.get("fresh", False),
         "max_line_bytes": options["max_line"],
     }
     return converter.structure(values, JobSettings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,12 @@ from trioline.cli.main import EXIT_DONE, EXIT_OTHER
 from trioline.cli.options import (
     end_options,
     job_options,
-    job_settings,
     lease_options,
-    lease_settings,
     listen_options,
-    server_settings,
+    local_work_options,
     work_options,
 )
-from trioline.cli.serving import Service, serve_job
+from trioline.cli.serving import Companion, Service, serve_job, service_from
 from trioline.cli.work import Work
 from trioline.config import Address
 from trioline.errors import TriolineError, UsageError
@@ -37,13 +35,7 @@ ORPHAN_SECONDS = 5.0
 
 @click.command("run")
 @job_options
-@click.argument("function_name", metavar="[MODULE:FUNCTION]", required=False)
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1, 4096),
-    help="How many worker processes.  [default: one for each core]",
-)
+@local_work_options
 @work_options
 @listen_options
 @lease_options
@@ -57,24 +49,38 @@ def run_command(**options: Any) -> int:  # noqa: ANN401 - click's values
     Exit codes: as serve.
     """
     logs.set_up(options["log_format"], quiet=options["quiet"])
-    has_command = options["exec_command"] is not None or options["each_command"] is not None
-    if has_command == (options["function_name"] is not None):
+    return serve_and_work(options, serve_job)
+
+
+Serve = Callable[[Service, Companion], int]
+"""Serves, with a companion beside it; returns the exit code."""
+
+
+def has_command(options: dict[str, Any]) -> bool:
+    """Whether --exec or --each is given."""
+    return options["exec_command"] is not None or options["each_command"] is not None
+
+
+def serve_and_work(options: dict[str, Any], serve: Serve) -> int:
+    """Serve with worker processes beside it.
+
+    Returns:
+        The exit code of ``serve``.
+
+    Raises:
+        UsageError: Not exactly one kind of work is given.
+        TriolineError: The workers ended before the job did, or as ``serve`` does.
+    """
+    if has_command(options) == (options["function_name"] is not None):
         raise UsageError("Give what does the work: MODULE:FUNCTION, --exec CMD or --each CMD.")
     with tempfile.TemporaryDirectory(prefix="trioline-") as folder:
         if options["unix"] is None:
             options["unix"] = Path(folder) / "socket"
-        return _run(options)
+        return _run(options, serve)
 
 
-def _run(options: dict[str, Any]) -> int:
-    service = Service(
-        job=job_settings(options),
-        leases=lease_settings(options),
-        server=server_settings(options),
-        address_file=options["address_file"],
-        log_format=options["log_format"],
-        quiet=options["quiet"],
-    )
+def _run(options: dict[str, Any], serve: Serve) -> int:
+    service = service_from(options)
     address = str(Address(path=str(options["unix"])))
     worker = {
         **options,
@@ -86,7 +92,7 @@ def _run(options: dict[str, Any]) -> int:
     workers = Workers(Work.from_options(address, options["function_name"], worker), options["jobs"])
     if options["function_name"] is not None:
         load_function(options["function_name"])  # a mistake in it is said once, and at once
-    code = serve_job(service, workers.run)
+    code = serve(service, workers.run)
     if workers.failed:
         raise TriolineError(
             f"All workers ended before the job did (exit code {workers.failed}); "

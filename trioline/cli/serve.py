@@ -10,13 +10,10 @@ from trioline.cli import logs
 from trioline.cli.options import (
     end_options,
     job_options,
-    job_settings,
     lease_options,
-    lease_settings,
     listen_options,
-    server_settings,
 )
-from trioline.cli.serving import Service, serve_job
+from trioline.cli.serving import serve_job, service_from
 
 
 @click.command("serve")
@@ -35,13 +32,4 @@ def serve_command(**options: Any) -> int:  # noqa: ANN401 - click's values
     74 storage failure, 2 usage, 1 anything else.
     """
     logs.set_up(options["log_format"], quiet=options["quiet"])
-    return serve_job(
-        Service(
-            job=job_settings(options),
-            leases=lease_settings(options),
-            server=server_settings(options),
-            address_file=options["address_file"],
-            log_format=options["log_format"],
-            quiet=options["quiet"],
-        )
-    )
+    return serve_job(service_from(options))

@@ -10,11 +10,13 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
 
 from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
+from trioline.cli.options import job_settings, lease_settings, server_settings
 from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
 from trioline.errors import UsageError
 from trioline.ops.progress import Progress, summary
@@ -22,6 +24,7 @@ from trioline.server.app import Outcome, Server
 from trioline.server.listeners import open_listeners
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.job import Job
+from trioline.storage.numbers import Numbers
 from trioline.storage.opening import check_paths
 
 log = logging.getLogger("trioline.cli")
@@ -43,6 +46,24 @@ class Service:
     address_file: Path | None = None
     log_format: str = "text"
     quiet: bool = False
+    numbers: Numbers | None = None
+    """Of the lines, where they are only some of a file's."""
+
+
+def service_from(options: dict[str, Any]) -> Service:
+    """Make a service of the options of ``serve``.
+
+    Raises:
+        UsageError: One of them cannot be used.
+    """
+    return Service(
+        job=job_settings(options),
+        leases=lease_settings(options),
+        server=server_settings(options),
+        address_file=options["address_file"],
+        log_format=options["log_format"],
+        quiet=options["quiet"],
+    )
 
 
 def serve_job(service: Service, companion: Companion | None = None) -> int:
@@ -56,6 +77,7 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
     """
     _check_before(service)
     with contextlib.closing(Job.open(service.job)) as job:
+        job.numbers = service.numbers
         if job.warning is not None:
             log.warning("%s", job.warning)
         if job.is_finished:
@@ -169,9 +191,12 @@ def _raise_file_limit() -> None:
 
 def _finished(job: Job) -> str:
     rejected = f", {job.rejected_count:,} of them rejected" if job.rejected_count else ""
+    again = "--fresh does it again."
+    if job.rejected_count:
+        again = "`trioline retry` runs these again; --fresh does all of it again."
     return (
         f"This job is complete already: {job.written_count:,} lines in "
-        f"{job.settings.output}{rejected}. --fresh does it again."
+        f"{job.settings.output}{rejected}. {again}"
     )
 
 
@@ -179,6 +204,6 @@ def _last_words(server: Server, outcome: Outcome, service: Service) -> str:
     words = summary(server.snapshot())
     if outcome is Outcome.STOPPED:
         return words + " Stopped before the end: the same command goes on."
-    if server.snapshot().rejected:
+    if server.snapshot().rejected and service.numbers is None:
         return words + f" See {service.job.rejected}."
     return words

@@ -84,9 +84,10 @@ def check_rows(rows: Sequence[Result], number_of: NumberOf = int, *, text: bool)
         elif row.error is not UNSET and row.result is UNSET and row.line is UNSET:
             errors[row.id] = Failed(row.error[:MAX_TEXT_CHARS], row.retry)
         else:
+            line = number_of(row.id)
             raise RemoteProtocolError(
                 ErrorCode.BAD_REQUEST,
-                f"The result for line {number_of(row.id)} needs exactly one of result, line and error.",
+                f"The result for line {line} needs exactly one of result, line and error.",
             )
 
     def entry(part: range) -> Results:

@@ -37,6 +37,8 @@ DISK_FULL_RETRY_SECONDS = 1.0
 DISK_FULL_LOG_SECONDS = 30.0
 MAX_INLINE_BYTES = 1024 * 1024
 """A commit without sync up to this size is done in place: a thread hop costs more (100 us)."""
+MAX_INLINE_AHEAD = 1_000
+"""Lines ahead of their turn that a commit in place may write out: a million take seconds."""
 
 
 @attrs.frozen
@@ -55,7 +57,7 @@ class Writer:
 
     Args:
         job: The files. Between ``run`` being started and its end only ``run`` changes them.
-        on_commit: Called after each commit, and when the disk turns out to be full or has room again.
+        on_commit: Called after each commit, and when the disk is found full or has room again.
         is_over: Says whether every line is written.
     """
 
@@ -155,6 +157,7 @@ class Writer:
 
     async def _commit(self, batches: list[Batch]) -> bool:
         """Commit and answer; False where the disk is full and the end has come."""
+        self._room.unpark_all()  # they were taken out of the queue: the next may come meanwhile
         entries = [entry for batch in batches for entry in batch.entries]
         if entries:
             size_bytes = sum(batch.size_bytes for batch in batches)
@@ -171,10 +174,22 @@ class Writer:
 
     async def _commit_once(self, entries: list[Entry], size_bytes: int) -> None:
         # Never abandoned: what has begun ends with the disk, so a commit is never halved.
-        if self.job.is_next_commit_synced or size_bytes > MAX_INLINE_BYTES:
+        if (
+            self.job.is_next_commit_synced
+            or size_bytes > MAX_INLINE_BYTES
+            or self._may_close_gap(entries)
+        ):
             await trio.to_thread.run_sync(self.job.commit, entries, limiter=self._limiter)
         else:
             self.job.commit(entries)
+
+    def _may_close_gap(self, entries: list[Entry]) -> bool:
+        """Whether a commit, however small, sets much free that waited for its turn."""
+        job = self.job
+        if job.ahead_count <= MAX_INLINE_AHEAD and job.journal_bytes <= MAX_INLINE_BYTES:
+            return False
+        turn = job.written_count
+        return bool(job.ahead_count) and any(entry.first == turn for entry in entries)
 
     async def _sync(self, sync: Callable[[int], None]) -> bool:
         """Make a durable point; False where the disk is full and the end has come."""

@@ -25,5 +25,10 @@ class Rejection:
     record: bytes
     """As ``encode_record`` makes it, with its newline."""
 
+    @property
+    def first(self) -> int:
+        """Its line, as ``Results`` names it."""
+        return self.line
+
 
 Entry = Results | Rejection

@@ -44,13 +44,16 @@ class GrowingFile:
             DiskFull: The file is as before.
             StorageError: Somebody else made it shorter.
         """
+        size = self._file.stat().size
         # Before it is written: afterwards the length is right, with zeros where lines were.
-        self._check_not_shorter()
+        if size < self.length:
+            raise self._changed(f"it has {size} bytes instead of {self.length}")
         self._is_synced = False
         try:
             self._file.write(data, self.length)
         except DiskFull:
-            self.cut(self.length)
+            # In recovery there is more behind: of lines that the journal only tells the place of.
+            self._file.cut(size)
             raise
         self.length += len(data)
 
@@ -125,11 +128,6 @@ class GrowingFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _check_not_shorter(self) -> None:
-        size = self._file.stat().size
-        if size < self.length:
-            raise self._changed(f"it has {size} bytes instead of {self.length}")
 
     def _crc(self, offset: int, length: int) -> int | None:
         """crc32 of a part of the file; None where the file ends before."""

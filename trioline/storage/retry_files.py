@@ -1,7 +1,7 @@
 """What a retry keeps in ``OUTPUT.trioline/retry/``, and how all of it goes.
 
-``plan.json`` is there while rejected lines are run again. ``swap.json`` is there while their results
-are put in their places: from then on there is only the way forward.
+``plan.json`` is there while rejected lines are run again. ``swap.json`` is there while their
+results are put in their places: from then on there is only the way forward.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def clear(disk: Disk, files: RetryFiles) -> None:
             found = disk.stat(folder / name)
             if found is not None and found.is_file and folder / name != files.swap:
                 disk.unlink(folder / name)
-    disk.sync_folder(files.folder)
+        if disk.stat(folder) is not None:
+            disk.sync_folder(folder)  # else what came back might pass for the next retry's
     disk.unlink(files.swap)
     disk.sync_folder(files.folder)
 

@@ -48,6 +48,7 @@ class Subject:
     rejected: Path
     total_bytes: int
     """How much there is to read."""
+    settings: JobSettings
 
 
 def find_subject(disk: Disk, settings: JobSettings, *, is_elsewhere: bool = False) -> Subject:
@@ -67,10 +68,9 @@ def find_subject(disk: Disk, settings: JobSettings, *, is_elsewhere: bool = Fals
         raise UsageError(f"{output} is no job's output: there is no {state}. Check the path.")
     if settings.text and not run.text:
         raise UsageError(f"{output} belongs to a job without --text: leave it out.")
-    with contextlib.closing(CheckpointFile(disk, state / CHECKPOINT_NAME, os.O_RDONLY)) as file:
-        last = file.read(run.id_bytes)
-    check_no_swap(disk, settings)
+    last = _read_last(disk, settings, run)
     return Subject(
+        settings=settings,
         run=run,
         last=last,
         input=settings.input,
@@ -78,6 +78,13 @@ def find_subject(disk: Disk, settings: JobSettings, *, is_elsewhere: bool = Fals
         rejected=settings.rejected if is_elsewhere else run.rejected_path(output),
         total_bytes=last.input_offset + last.output_bytes,
     )
+
+
+def _read_last(disk: Disk, settings: JobSettings, run: Run) -> Checkpoint:
+    check_no_swap(disk, settings)
+    path = settings.state / CHECKPOINT_NAME
+    with contextlib.closing(CheckpointFile(disk, path, os.O_RDONLY)) as file:
+        return file.read(run.id_bytes)
 
 
 def verify(
@@ -122,18 +129,25 @@ class _Verification:
         self._report = report
         self._advance = advance
         self._opened = opened
-        self._rejected: File | None = None
-        path = subject.output.with_name(subject.output.name + ".trioline") / CHECKSUMS_NAME
-        self._table = Table.open(disk, path)
+        # All at once: what a retry puts in their places then is not looked at.
+        self._rejected = self._open(subject.rejected, self._last.rejected_bytes)
+        self._input = self._open(subject.input, self._last.input_offset)
+        self._output = self._open(subject.output, self._last.output_bytes)
+        self._table = Table.open(disk, subject.settings.state / CHECKSUMS_NAME)
         if self._table is not None:
             opened.callback(self._table.close)
+        self._check_not_replaced()
+
+    def _check_not_replaced(self) -> None:
+        subject = self._subject
+        now = _read_last(self._disk, subject.settings, subject.run)
+        if subject.last.finished and now.output_bytes != self._last.output_bytes:
+            raise UsageError(f"{subject.output} was just replaced by a retry: verify it again.")
 
     def rejected_file(self) -> None:
         """Are the records whole, in order, and as many as were written?"""
         path, last, report = self._subject.rejected, self._last, self._report
-        if not last.rejected_count and self._disk.stat(path) is None:
-            return
-        file = self._rejected = self._open(path, last.rejected_bytes)
+        file = self._rejected
         if file is None:
             return
         count, before = 0, -1
@@ -155,7 +169,7 @@ class _Verification:
     def input_file(self) -> None:
         """Is the input the one that was answered?"""
         path, last, run = self._subject.input, self._last, self._subject.run
-        file = self._open(path, last.input_offset)
+        file = self._input
         if file is None:
             return
         size = file.stat().size
@@ -180,7 +194,7 @@ class _Verification:
     def output_file(self, find_bad: FindBad) -> None:
         """Is the output what was written, each line a result or its placeholder?"""
         path, last = self._subject.output, self._last
-        file = self._open(path, last.output_bytes)
+        file = self._output
         if file is None:
             return
         self._report.output_lines = self._pass(
@@ -238,6 +252,8 @@ class _Verification:
     def _open(self, path: Path, length: int) -> File | None:
         """Open a file of which ``length`` bytes were written; None where it is missing."""
         if self._disk.stat(path) is None:
+            if path == self._subject.rejected and not length:
+                return None
             self._report.add(Finding(path=str(path), text=f"{path} is missing."))
             return None
         file = self._disk.open(path, os.O_RDONLY)

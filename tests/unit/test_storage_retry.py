@@ -1,0 +1,200 @@
+"""What a retry takes and what it refuses, and what verification says of odd states."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import attrs
+import pytest
+from storage_helpers import CrashFiles, settings_for
+
+from trioline.config import JobSettings
+from trioline.errors import DiskFull, JobLocked, JobMismatch, StorageError, UsageError
+from trioline.storage import Job, Rejection, Results, encode_record
+from trioline.storage.files import Disk
+from trioline.storage.pieces import READ_BYTES, pieces
+from trioline.storage.retry import Retry
+from trioline.storage.retry_files import RetryFiles
+from trioline.storage.verification import find_subject, verify
+
+FOLDER = Path("/d")
+LONG = b"y" * 3_000_000
+LINES = [b'{"a":1}', b"", b"\xff\r", LONG, b'"last"']
+
+
+def make(*, is_finished: bool = True, text: bool = False) -> tuple[CrashFiles, JobSettings]:
+    """A job in which all but line 0 were rejected; its last line has no newline."""
+    files = CrashFiles()
+    settings = settings_for(FOLDER, text=text)
+    files.put(settings.input, b"\n".join(LINES))
+    job = Job.open(settings, files)
+    job.commit([Results(0, 1, b"1\n")])
+    for line, content in enumerate(LINES[1:], 1):
+        told = len(content) if content is LONG else content
+        record = encode_record(line, told, attempts=1, losses=0, errors=["no"])
+        job.commit([Rejection(line, record)])
+    if is_finished:
+        job.finish(job.source.offset_of(len(LINES)))
+    else:
+        job.sync(job.source.offset_of(len(LINES)))
+    job.close()
+    return files, settings
+
+
+def test_the_lines_come_from_the_input_byte_for_byte() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    assert retry.line_count == 4
+    assert retry.numbers is not None
+    assert list(retry.numbers) == [1, 2, 3, 4]
+    assert files.get(retry.settings.input) == b"".join(line + b"\n" for line in LINES[1:])
+    assert not retry.is_served
+    retry.close()
+    assert files.open_count == 0
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_results_take_the_places_of_placeholders(*, text: bool) -> None:
+    files, settings = make(text=text)
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    assert job.settings.text is text
+    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    assert retry.is_served
+    assert retry.put_in_place() == 0
+    retry.close()
+    assert files.get(settings.output) == b"1\n22\n333\n4\n55555\n"
+    assert files.get(settings.rejected) == b""
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    assert report.holds
+    assert (report.rejected_count, report.unsummed_lines) == (0, 0)
+    assert Retry.open(settings, files).line_count == 0
+
+
+def test_it_holds_the_jobs_lock() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    with pytest.raises(JobLocked):
+        Job.open(settings, files)
+    retry.close()
+    Job.open(settings, files).close()
+
+
+def test_what_cannot_be_retried_is_refused_and_nothing_is_left_open() -> None:
+    files, settings = make(is_finished=False)
+    with pytest.raises(UsageError, match="is not over"):
+        Retry.open(settings, files)
+    with pytest.raises(UsageError, match="There is no job"):
+        Retry.open(attrs.evolve(settings, output=FOLDER / "other"), files)
+    with pytest.raises(JobMismatch):
+        Retry.open(attrs.evolve(settings, text=True), files)
+    assert files.open_count == 0
+
+
+def test_a_damaged_rejected_file_is_named() -> None:
+    files, settings = make()
+    records = files.get(settings.rejected)
+    files.put(settings.rejected, records.replace(b'"id":2', b'"id":1'))
+    with pytest.raises(StorageError, match=r"out.rejected"):
+        Retry.open(settings, files)
+    files.put(settings.rejected, records)
+    files.put(settings.output, files.get(settings.output) + b"more\n")
+    with pytest.raises(StorageError, match=r"/d/out was changed"):
+        Retry.open(settings, files)
+
+
+def test_a_plan_for_another_state_of_the_job_is_not_followed() -> None:
+    files, settings = make()
+    Retry.open(settings, files).close()
+    plan = RetryFiles(settings).plan
+    files.put(plan, files.get(plan).replace(b'"rejected_count":4', b'"rejected_count":5'))
+    with pytest.raises(StorageError, match="Remove the folder"):
+        Retry.open(settings, files)
+    files.put(plan, b"{")
+    with pytest.raises(StorageError, match="is damaged"):
+        Retry.open(settings, files)
+
+
+def test_without_room_for_the_copy_nothing_changes_and_nothing_is_left() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    before = files.get(settings.output)
+    files.fail = lambda call, path, _: (
+        errno.ENOSPC if call == "pwrite" and path.name == ".out.trioline-new" else None
+    )
+    with pytest.raises(DiskFull):
+        retry.put_in_place()
+    files.fail = None
+    assert files.get(settings.output) == before
+    assert not files.has(FOLDER / ".out.trioline-new")
+    assert retry.put_in_place() == 0
+    retry.close()
+
+
+@pytest.mark.parametrize("held", [1, 100, 1 << 20])
+def test_pieces_are_the_file_whatever_its_lines_are(held: int) -> None:
+    data = b"a\n\n" + b"b" * (READ_BYTES + 5) + b"\nc\n" + b"d" * (2 * READ_BYTES) + b"\n\ne"
+    found = list(pieces(lambda count, at: data[at : at + count], len(data), max_held_bytes=held))
+    assert b"".join(piece.data for piece in found) == data
+    assert sum(piece.count for piece in found) == 7
+    offset = line = 0
+    for piece in found:
+        assert (piece.offset, piece.first) == (offset, line)
+        offset += len(piece.data)
+        line += piece.count
+        assert piece.is_part or piece.lines() == piece.data.split(b"\n")[: piece.count]
+
+
+def test_verify_of_what_is_not_there() -> None:
+    files, settings = make()
+    with pytest.raises(UsageError, match="no job's output"):
+        find_subject(Disk(files), attrs.evolve(settings, output=FOLDER / "other"))
+    with pytest.raises(UsageError, match="without --text"):
+        find_subject(Disk(files), attrs.evolve(settings, text=True))
+    subject = find_subject(Disk(files), settings)
+    files.unlink(settings.output)
+    report = verify(subject, lambda _: (), files=files)
+    assert [finding.text for finding in report.findings] == ["/d/out is missing."]
+
+
+def test_a_job_without_its_table_is_looked_at_as_far_as_can_be() -> None:
+    files, settings = make()
+    files.unlink(settings.state / "checksums")
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    assert report.holds
+    assert report.unsummed_lines == len(LINES)
+    files.put(settings.output, files.get(settings.output).replace(b"1", b"2"))
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    assert not report.holds  # by the checkpoint's sum of the end
+
+
+def test_a_record_of_another_line_is_named() -> None:
+    files, settings = make()
+    files.put(settings.rejected, files.get(settings.rejected).replace(b"last", b"lost"))
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    found = [finding for finding in report.findings if finding.line == 4]
+    assert [finding.path for finding in found] == [str(settings.input)]
+    assert "its record in the rejected file" in found[0].text
+
+
+def test_a_result_in_the_place_of_a_placeholder_is_named() -> None:
+    files, settings = make()
+    files.put(settings.output, files.get(settings.output).replace(b"null", b"true", 1))
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    assert (report.findings[0].line, report.findings[0].byte) == (1, 2)
+    assert "is not the placeholder" in report.findings[0].text
+
+
+def test_findings_are_told_up_to_a_number_and_then_counted() -> None:
+    files, settings = make()
+    subject = find_subject(Disk(files), settings)
+    report = verify(subject, lambda block: [0] * 50, files=files)
+    assert len(report.findings) == 20
+    assert report.finding_count == 50
