@@ -12,12 +12,15 @@ import pytest
 from damage_helpers import (
     CHANGES,
     FOLDER,
+    LINES,
     STATE,
     Contents,
     all_done,
+    answer,
     check_finished,
     contents,
     cut,
+    entry,
     files_with,
     finish,
     half_done,
@@ -31,8 +34,10 @@ from storage_helpers import Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import StorageError, UsageError
+from trioline.storage.checksums import ENTRY_BYTES
 from trioline.storage.entries import Results
 from trioline.storage.files import Disk
+from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
 from trioline.storage.repair import Given, Plan, examine, mend, open_once
 
@@ -113,17 +118,40 @@ def test_every_file_that_is_gone_or_empty(fsync: Fsync) -> None:
 
 
 def test_the_good_frames_of_a_damaged_segment_are_kept() -> None:
-    data = half_done(Fsync.ALWAYS)
-    oldest = min(path for path in data if path.name.startswith("journal"))
-    files, plan = repaired({**data, oldest: inverted(data[oldest], 40)})
-    assert f"{oldest} is damaged at byte 0" in " ".join(plan.found)
-    assert plan.redone_count == 0
-    copies = STATE / "damaged-20260101T000000.000000Z"
-    assert files.get(copies / oldest.name) == inverted(data[oldest], 40)
-    check = settings_for(FOLDER)
-    baseline = len(finish(files_with(data), check))
-    assert len(finish(files, check)) <= baseline + 6
-    check_finished(files, check)
+    settings = settings_for(FOLDER)
+    files = files_with({FOLDER / "in": input_of(LINES)})
+    job = Job.open(settings, files)
+    for line in (5, 7, 9):
+        job.commit([entry(line)])
+    job.sync(0)
+    job.close()
+    data, path = contents(files), STATE / "journal-00000001"
+    wounded = inverted(data[path], len(data[path]) // 2)
+    files, plan = repaired({**data, path: wounded})
+    frame_bytes = HEADER_BYTES + len(answer(5))
+    assert f"{path} is damaged at byte {frame_bytes}" in " ".join(plan.found)
+    assert "2 frames are good" in " ".join(plan.found)
+    assert files.get(STATE / "damaged-20260101T000000.000000Z" / path.name) == wounded
+    assert finish(files, settings) == set(range(LINES)) - {5, 9}
+    check_finished(files, settings)
+
+
+def test_a_record_that_only_the_journal_has_comes_back() -> None:
+    settings = settings_for(FOLDER)
+    files = files_with({FOLDER / "in": input_of(LINES)})
+    job = Job.open(settings, files)
+    job.commit([entry(line) for line in range(6)])  # line 3 is rejected
+    files.kill()
+    damaged = {
+        **contents(files),
+        settings.rejected: b"",
+        STATE / "checkpoint": bytes(8_192),
+    }
+    files, plan = repaired(damaged)
+    assert plan.base.lines == 3
+    assert finish(files, settings) == set(range(6, LINES))
+    check_finished(files, settings)
+    assert b'"errors":["no"]' in files.get(settings.rejected).splitlines()[0]
 
 
 def test_both_slots_gone_cost_nothing(fsync: Fsync) -> None:
@@ -158,6 +186,7 @@ def test_an_edited_output_goes_back_to_the_last_block_that_holds(count: int) -> 
     edited = oracle[:at] + b'{"n":151}' + oracle[at + 9 :]
     files, plan = repaired({**data, settings.output: edited})
     assert (plan.base.lines, plan.redone_count) == (128, count - 128)
+    assert files.get(STATE / "checksums") == data[STATE / "checksums"][: 2 * ENTRY_BYTES]
     job = Job.open(settings, files)
     assert job.written_count == 128
     job.commit([Results(128, count - 128, oracle[oracle.index(b'{"n":128}') :])])
