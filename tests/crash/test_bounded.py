@@ -111,7 +111,7 @@ def check_end(serve: Serve, folder: Path, lines: Iterable[bytes]) -> None:
 def test_a_stuck_line_costs_neither_memory_nor_order(
     tmp_path: Path, is_big: bool, fsync: str
 ) -> None:
-    count = 1_000_000 if is_big else 50_000
+    count = 1_000_000 if is_big else 100_000
     (tmp_path / "in").write_bytes(numbers(count + 1))
     begin = time.monotonic()
     with (
