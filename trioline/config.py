@@ -80,6 +80,10 @@ SERVER_STALL_SECONDS = 5.0
 not expired."""
 
 
+WINDOW = 1_000_000
+"""Lines that the work may run ahead of the first unanswered one, unless told otherwise."""
+
+
 class Fsync(enum.StrEnum):
     """When a result counts as safe and its ``done`` is answered."""
 
@@ -149,7 +153,7 @@ class LeaseSettings:
     retry_delay_seconds: float = attrs.field(default=0.0, validator=_between(0, 1e9))
     grace_seconds: float = attrs.field(default=10.0, validator=_between(0, 1e9))
     """How long a dropped connection's leases wait for it to come back."""
-    window: int = attrs.field(default=1_000_000, validator=_between(1, 1_000_000_000))
+    window: int = attrs.field(default=WINDOW, validator=_between(1, 1_000_000_000))
     """How many lines the work may run ahead of the first unanswered one."""
 
 

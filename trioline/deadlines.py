@@ -22,7 +22,7 @@ class Deadlines(Generic[T]):
 
     def __init__(self) -> None:
         self._queues: dict[float, OrderedDict[T, float]] = {}
-        self._seconds: dict[T, float] = {}
+        self._seconds: OrderedDict[T, float] = OrderedDict()  # in order of starting
 
     def __contains__(self, item: T) -> bool:
         return item in self._seconds
@@ -65,12 +65,12 @@ class Deadlines(Generic[T]):
         return [item for queue in self._queues.values() for item in _due(queue, now)]
 
     def items(self) -> list[T]:
-        """All items."""
+        """All items, in the order in which they were started."""
         return list(self._seconds)
 
     def first(self) -> T | None:
-        """Some item that was started before the others of its duration; None where there is none."""
-        return next((next(iter(queue)) for queue in self._queues.values()), None)
+        """The item that was started before all others; None where there is none."""
+        return next(iter(self._seconds), None)
 
     def restart_all(self, now: float) -> None:
         """Give every item its whole duration again."""

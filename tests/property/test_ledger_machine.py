@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 import trioline.ledger
-from trioline.config import LeaseSettings
+from trioline.config import WINDOW, LeaseSettings
 from trioline.ledger import (
     ALONE_AFTER_LOSSES,
     FRESH,
@@ -453,7 +453,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ahead = [range(at, at + 1) for at in self.of_state("settled") if at >= base]
         self.ledger = Ledger(self.settings, base=base, is_resumed=True)
         self.ledger.restore(ahead)
-        self.given_out_before = base + self.settings.window
+        self.given_out_before = base + max(self.settings.window, WINDOW)
         self.frontier = base
         self.leases.clear()
         self.told.clear()

@@ -30,6 +30,8 @@ from trioline.storage.opening import check_paths
 log = logging.getLogger("trioline.cli")
 
 REFRESH_SECONDS = 0.5
+OWN_FILES = 32
+"""File descriptors for the job's files, the event loop and those just being accepted."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Companion = Callable[[Server, Sequence[Address]], Awaitable[None]]
@@ -83,8 +85,7 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
         if job.is_finished:
             log.info("%s", _finished(job))
         else:
-            _raise_file_limit()
-            outcome = trio.run(_serve, job, service, companion)
+            outcome = trio.run(_serve, job, _with_room_for_files(service), companion)
             if outcome is not Outcome.COMPLETE:
                 return EXIT_STOPPED
         return EXIT_REJECTED if job.rejected_count else EXIT_DONE
@@ -160,8 +161,11 @@ async def _show(server: Server, progress: Progress) -> None:
 
 @contextmanager
 def _announced(addresses: Sequence[Address], address_file: Path | None) -> Iterator[None]:
-    for address in addresses:
-        print(f"trioline listening on {address}", flush=True)
+    try:
+        for address in addresses:
+            print(f"trioline listening on {address}", flush=True)
+    except OSError as error:
+        raise UsageError(f"Standard output cannot be written: {error.strerror}.") from error
     if address_file is None:
         yield
         return
@@ -182,11 +186,15 @@ def _write_whole(path: Path, text: str) -> None:
         raise UsageError(f"The address file {path} cannot be written: {error.strerror}.") from error
 
 
-def _raise_file_limit() -> None:
-    """Allow as many connections as the system lets this process have."""
+def _with_room_for_files(service: Service) -> Service:
+    """Allow as many connections as the system lets this process have, beside its own files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return service
+    most = max(1, min(service.server.max_connections, hard - OWN_FILES))
+    return attrs.evolve(service, server=attrs.evolve(service.server, max_connections=most))
 
 
 def _finished(job: Job) -> str:

@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from trioline.config import LeaseSettings
+from trioline.config import WINDOW, LeaseSettings
 from trioline.deadlines import Deadlines
 from trioline.ledger.queue import Queue
 from trioline.ledger.rows import (
@@ -87,7 +87,8 @@ class Ledger:
             may be changed later.
         base: The first line without a result: all before it are settled.
         is_resumed: Whether another ledger of the same job gave out lines before. Results for
-            lines up to ``window`` beyond ``base`` are accepted then, as it may have given them out.
+            lines up to ``window``, or its default, beyond ``base`` are accepted then, as it may
+            have given them out.
     """
 
     def __init__(self, settings: LeaseSettings, *, base: int = 0, is_resumed: bool = False) -> None:
@@ -101,7 +102,7 @@ class Ledger:
         self.total: int | None = None
         self._table = LineTable(base)
         self._frontier = base
-        self._given_out_before = base + settings.window if is_resumed else base
+        self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
         self._queue = Queue()
         self._leases: dict[LeaseId, Lease] = {}
         self._held: dict[HolderId, dict[LeaseId, Lease]] = {}

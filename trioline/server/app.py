@@ -31,7 +31,6 @@ from trioline.server.listeners import (
     watch_for_silence,
 )
 from trioline.server.peers import Peer, Peers
-from trioline.server.results import rejections
 from trioline.server.statistics import Statistics
 from trioline.server.sweeper import Sweeper
 from trioline.server.writer import Batch, Writer
@@ -69,10 +68,11 @@ class Server:
         self._settings = settings
         self._ledger = Ledger(leases, base=job.written_count, is_resumed=job.is_resumed)
         self._ledger.restore(job.ahead())
+        self._changed = trio.lowlevel.ParkingLot()
         self._sweeper = Sweeper()
         self._writer = Writer(job, on_commit=self._after_commit, is_over=self._is_over)
         self._peers = Peers(self._ledger)
-        self._grants = Grants(job, self._ledger, self._writer, self._sweeper.notice)
+        self._grants = Grants(job, self._ledger, self._writer, self._sweeper.notice, self._changed)
         self._statistics = Statistics(
             job=job,
             ledger=self._ledger,
@@ -88,11 +88,11 @@ class Server:
             grants=self._grants,
             peers=self._peers,
             statistics=self._statistics,
+            notice=self._sweeper.notice,
         )
         self._connections: set[Connection] = set()
         self._stop = trio.Event()
         self._stop_now = trio.Event()
-        self._changed = trio.lowlevel.ParkingLot()
 
     def stop(self) -> None:
         """End before the job does: the first call drains, the second commits and ends."""
@@ -121,6 +121,7 @@ class Server:
         async with open_listeners(self._settings) as listeners, trio.open_nursery() as outer:
             outer.start_soon(self._writer.run, name="writer")
             outer.start_soon(self._sweeper.run, self, name="sweeper")
+            outer.start_soon(self._tell_complete, name="end of the job")
             async with trio.open_nursery() as connections:
                 await self._listen(listeners, connections, task_status)
                 await self._drain()
@@ -128,7 +129,7 @@ class Server:
             self._writer.close()
             await self._writer.ended.wait()
             outer.cancel_scope.cancel()
-        return Outcome.COMPLETE if self._grants.is_complete else Outcome.STOPPED
+        return Outcome.COMPLETE if self._writer.finished.is_set() else Outcome.STOPPED
 
     # --- the tree --------------------------------------------------------------------------------
 
@@ -156,9 +157,12 @@ class Server:
 
     async def _linger_when_complete(self, scope: trio.CancelScope) -> None:
         await self._writer.finished.wait()
-        self._grants.complete()
         await trio.sleep(self._settings.linger_seconds)
         scope.cancel()
+
+    async def _tell_complete(self) -> None:
+        await self._writer.finished.wait()
+        self._grants.complete()
 
     async def _drain(self) -> None:
         self._grants.stop()
@@ -187,7 +191,6 @@ class Server:
         if len(self._connections) >= self._settings.max_connections:
             await self._turn_away(stream)
             return
-        watch_for_silence(stream.socket)
         peer = self._peers.connect(
             peer_name(stream.socket),
             trio.current_time(),
@@ -199,6 +202,7 @@ class Server:
         self._connections.add(connection)
         try:
             async with stream:
+                watch_for_silence(stream.socket)
                 await connection.run()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("%s: the connection broke", peer.name or peer.address)
@@ -214,7 +218,7 @@ class Server:
         now = trio.current_time()
         self._grants.end_wait(peer)
         self._peers.disconnect(peer, now)
-        self._sweeper.notice(now if peer.session is None else now + self._ledger.grace_seconds)
+        self._sweeper.notice(now + self._peers.grace_seconds(peer))
         self._changed.unpark_all()
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
@@ -243,7 +247,6 @@ class Server:
 
     def _after_commit(self) -> None:
         self._grants.feed()
-        self._changed.unpark_all()
 
     def next_due_at(self) -> float | None:
         """The next instant with something to ``sweep``."""
@@ -266,8 +269,9 @@ class Server:
             # Results may have come in time and lie unread: it is not their workers that were slow.
             now += waited_seconds
             self._ledger.postpone(now)
-        for rejected in self._ledger.expire(now):
-            self._writer.submit(Batch(tuple(rejections(self._job, rejected)), 0))
+        rejected = self._ledger.expire(now)
+        if rejected:
+            self._writer.submit(Batch((), 0, rejected))
         self._grants.feed()
         self._grants.end_due_waits(now)
         self._peers.forget_sessions()

@@ -94,6 +94,7 @@ class Connection:
             while not self._peer.is_leaving:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
                 if not data:
+                    self._dispatch.hang_up(self._peer)
                     return
                 self._framer.feed(data)
                 await self._handle_all()

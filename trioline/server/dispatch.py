@@ -6,7 +6,9 @@ A request's reply is put into its slot: now, or when its commit or its wait is o
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections.abc import Callable
 from typing import assert_never
 
 import trio
@@ -20,13 +22,13 @@ from trioline.config import (
     PROTOCOL_VERSION,
     ServerSettings,
 )
-from trioline.errors import ErrorCode, RemoteProtocolError
-from trioline.ledger import Ledger
+from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
+from trioline.ledger import Ledger, Rejected
 from trioline.server.grants import STAGE, Grants
 from trioline.server.numbering import inward
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Peers
-from trioline.server.results import CheckedResults, check_block, check_rows, rejections
+from trioline.server.results import CheckedResults, check_block, check_rows
 from trioline.server.statistics import Statistics
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Entry, Job
@@ -55,6 +57,8 @@ from trioline.wire.messages import (
     Status,
 )
 
+log = logging.getLogger("trioline.server")
+
 
 class Dispatch:
     """The requests of all connections.
@@ -67,6 +71,7 @@ class Dispatch:
         grants: Gives lines out.
         peers: Who is connected.
         statistics: Answers ``status``.
+        notice: Called with an instant at which something falls due.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Dispatch:
         grants: Grants,
         peers: Peers,
         statistics: Statistics,
+        notice: Callable[[float], None],
     ) -> None:
         self._job = job
         self._ledger = ledger
@@ -87,6 +93,14 @@ class Dispatch:
         self._grants = grants
         self._peers = peers
         self._statistics = statistics
+        self._notice = notice
+
+    def hang_up(self, peer: Peer) -> None:
+        """Note that a peer will say nothing more."""
+        now = trio.current_time()
+        self._peers.hang_up(peer, now)
+        self._grants.step_back(peer)
+        self._notice(now + self._peers.grace_seconds(peer))
 
     def end_wait(self, peer: Peer) -> None:
         """Answer a peer's waiting ``get``, if it has one: something else came from it."""
@@ -111,6 +125,14 @@ class Dispatch:
             slot.fill(encode_refusal(error, envelope.ref))
             if error.is_fatal:
                 raise
+        except StorageError:
+            raise
+        except Exception:
+            log.exception("%s: a bug in carrying %s out", peer.name or peer.address, envelope.op)
+            bug = RemoteProtocolError(
+                ErrorCode.INTERNAL, "A bug in the server: its log has more. Please report it."
+            )
+            slot.fill(encode_refusal(bug, envelope.ref))
 
     def _carry_out(
         self, peer: Peer, request: Request, ref: Ref, block: bytes | None, slot: Slot
@@ -145,7 +167,7 @@ class Dispatch:
             case Extend():
                 return self._extend(peer, request)
             case Note():
-                peer.note = request.text[:MAX_TEXT_CHARS]
+                peer.note = _printable(request.text[:MAX_TEXT_CHARS])
                 return Okay()
             case Status():
                 return self._statistics.snapshot()
@@ -176,8 +198,11 @@ class Dispatch:
         if peer.name is not None:
             raise RemoteProtocolError(ErrorCode.BAD_REQUEST, "hello was said already.")
         peer.is_welcome = True
-        peer.name = (request.worker or peer.address)[:MAX_NAME_CHARS]
+        peer.name = _printable(request.worker or peer.address)[:MAX_NAME_CHARS]
         peer.detach = request.detach
+        former = self._peers.connected_with(request.session)
+        if former is not None:
+            self._grants.end_wait(former)  # nobody reads there any more
         self._peers.attach(peer, request.session, trio.current_time())
         self._grants.feed()
         return HelloReply(
@@ -232,6 +257,7 @@ class Dispatch:
         entries: list[Entry] = [results.entry(new) for new in news]
         accepted = sum(map(len, news))
         failed = 0
+        rejected: list[Rejected] = []
         for line, error in results.errors.items():
             failure = self._ledger.fail(
                 trio.current_time(), peer.holder, line, error.text, retry=error.retry
@@ -239,13 +265,15 @@ class Dispatch:
             if failure is not None:
                 failed += 1
                 if failure.rejected is not None:
-                    entries.extend(rejections(self._job, failure.rejected))
+                    rejected.append(failure.rejected)
         peer.done_count += accepted
         peer.failed_count += failed
         reply = DoneReply(
             accepted=accepted, duplicate=results.row_count - accepted - failed, failed=failed
         )
-        self._writer.submit(Batch(entries, results.size_bytes, slot, encode_reply(reply, ref)))
+        self._writer.submit(
+            Batch(entries, results.size_bytes, rejected, slot, encode_reply(reply, ref))
+        )
         self._grants.feed()
 
     def _fail(self, peer: Peer, request: Fail, ref: Ref, slot: Slot) -> None:
@@ -264,14 +292,13 @@ class Dispatch:
                 f"Line {self._job.number_of(request.id)} is not held by this connection.",
             )
         peer.failed_count += 1
-        rejected = failure.rejected
-        entries = () if rejected is None else tuple(rejections(self._job, rejected))
+        rejected = () if failure.rejected is None else (failure.rejected,)
         reply = FailReply(
-            state="queued" if rejected is None else "rejected",
+            state="rejected" if rejected else "queued",
             attempt=failure.attempt,
             max_attempts=self._ledger.max_attempts,
         )
-        self._writer.submit(Batch(entries, 0, slot, encode_reply(reply, ref)))
+        self._writer.submit(Batch((), 0, rejected, slot, encode_reply(reply, ref)))
         self._grants.feed()
 
     # --- leases ----------------------------------------------------------------------------------
@@ -310,3 +337,8 @@ class Dispatch:
             max_attempts=ledger.max_attempts,
             paused=ledger.paused,
         )
+
+
+def _printable(text: str) -> str:
+    """What a terminal may be shown: a peer's escape sequences are none of its business."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -17,7 +17,7 @@ from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.ledger import Lease, Ledger, Offer
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Waiter
-from trioline.server.results import NumberOf, rejections
+from trioline.server.results import NumberOf
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
 from trioline.storage.source import InputLineTooLong
@@ -38,15 +38,22 @@ class Grants:
         ledger: Decides which.
         writer: Takes the records of lines that cannot be given out at all.
         notice: Called with an instant at which something falls due.
+        changed: Where others wait for a change.
     """
 
     def __init__(
-        self, job: Job, ledger: Ledger, writer: Writer, notice: Callable[[float], None]
+        self,
+        job: Job,
+        ledger: Ledger,
+        writer: Writer,
+        notice: Callable[[float], None],
+        changed: trio.lowlevel.ParkingLot,
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._writer = writer
         self._notice = notice
+        self._changed = changed
         self._waiters: Deadlines[Waiter] = Deadlines()
         self.is_stopped = False
         """The server is leaving: nothing is given out any more."""
@@ -90,6 +97,12 @@ class Grants:
         self._waiters.start(waiter, seconds, now)
         self._notice(now + seconds)
 
+    def step_back(self, peer: Peer) -> None:
+        """Let all others who wait be served before a peer that may be gone."""
+        if peer.waiter is not None:
+            now = trio.current_time()
+            self._waiters.start(peer.waiter, self._waiters.due_at(peer.waiter) - now, now)
+
     def end_wait(self, peer: Peer) -> None:
         """Answer a peer's waiting ``get``, if it has one, with ``retry``."""
         if peer.waiter is not None:
@@ -114,6 +127,7 @@ class Grants:
 
     def feed(self) -> None:
         """Give work to those who wait, as far as there is some; to be called after any change."""
+        self._changed.unpark_all()
         while (waiter := self._waiters.first()) is not None:
             reply = self._grant(waiter)
             if reply is None:
@@ -154,7 +168,7 @@ class Grants:
                 lines = source.read(offer.first, offer.count, MAX_LEASE_BYTES)
             except InputLineTooLong as too_long:
                 rejected = ledger.reject_unreadable(offer.first, str(too_long))
-                self._writer.submit(Batch(tuple(rejections(self._job, rejected)), 0))
+                self._writer.submit(Batch((), 0, (rejected,)))
                 return None  # the commit will call for more
             if source.at_end:
                 ledger.end_at(source.known_count)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -122,20 +123,29 @@ def acknowledge_now(sock: trio.socket.SocketType) -> None:
     A client that writes a message and its raw lines one after the other, without TCP_NODELAY,
     sends the second part when the first is acknowledged, which systems put off for 40 ms.
     """
-    if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_QUICKACK"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    _set_tcp_options(sock, {"TCP_QUICKACK": 1})
 
 
 def watch_for_silence(sock: trio.socket.SocketType) -> None:
     """Let the system find out when the other machine is gone without a word."""
+    if sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _set_tcp_options(
+        sock,
+        {
+            "TCP_KEEPIDLE": KEEPALIVE_IDLE_SECONDS,
+            "TCP_KEEPINTVL": KEEPALIVE_INTERVAL_SECONDS,
+            "TCP_KEEPCNT": KEEPALIVE_PROBES,
+            "TCP_USER_TIMEOUT": SILENCE_MILLISECONDS,
+        },
+    )
+
+
+def _set_tcp_options(sock: trio.socket.SocketType, options: Mapping[str, int]) -> None:
     if sock.family == socket.AF_UNIX:
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", SILENCE_MILLISECONDS),
-    ):
-        if hasattr(socket, option):
+    for option, value in options.items():
+        # Some systems lack some; a connection that is gone already is found out when it is read.
+        with contextlib.suppress(OSError, AttributeError):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

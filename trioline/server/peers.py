@@ -66,6 +66,7 @@ class Peers:
         self._ledger = ledger
         self._connected: set[Peer] = set()
         self._sessions: dict[str, Session] = {}
+        self._dropped: set[str] = set()  # sessions without a connection
         self._gone: set[HolderId] = set()  # nobody can take them up again
         self._holders = itertools.count(1)
 
@@ -93,9 +94,26 @@ class Peers:
             self._gone.add(peer.holder)
             return
         session.peer = None
+        self._dropped.add(peer.session or "")
         if not peer.detach:
             self._ledger.lose(now, peer.holder, self._ledger.grace_seconds)
-        self.forget_sessions()
+
+    def hang_up(self, peer: Peer, now: float) -> None:
+        """Note that a connection will say nothing more, though it may still be owed replies.
+
+        It cannot hand in what it holds, so its leases are as good as dropped: it may be dead.
+        """
+        if not peer.detach:
+            self._ledger.lose(now, peer.holder, self.grace_seconds(peer))
+
+    def grace_seconds(self, peer: Peer) -> float:
+        """How long a connection's leases wait for it to come back; it needs a session for that."""
+        return 0.0 if peer.session is None else self._ledger.grace_seconds
+
+    def connected_with(self, known: str | None) -> Peer | None:
+        """Find the connection that a session is at."""
+        session = self._sessions.get(known or "")
+        return None if session is None else session.peer
 
     def attach(self, peer: Peer, known: str | None, now: float) -> None:
         """Give a connection the session it knows of, where that is still there, else a new one."""
@@ -104,6 +122,7 @@ class Peers:
             peer.session = secrets.token_urlsafe(12)
             self._sessions[peer.session] = Session(peer.holder, peer)
             return
+        self._dropped.discard(known or "")
         if session.peer is not None:  # it died without our hearing of it: it holds nothing now
             session.peer.holder, session.peer.session = self._new_holder(), None
         self._ledger.release(now, peer.holder)
@@ -115,16 +134,16 @@ class Peers:
         """End a connection's session for good: what it holds goes back now."""
         self._ledger.release(now, peer.holder)
         self._sessions.pop(peer.session or "", None)
+        self._gone.add(peer.holder)
         peer.session = None
         peer.is_leaving = True
 
     def forget_sessions(self) -> None:
         """Drop the sessions that have nothing to come back for."""
         over = [
-            key
-            for key, session in self._sessions.items()
-            if session.peer is None and not self._ledger.lease_count(session.holder)
+            key for key in self._dropped if not self._ledger.lease_count(self._sessions[key].holder)
         ]
+        self._dropped.difference_update(over)
         self._gone.update(self._sessions.pop(key).holder for key in over)
         for holder in [holder for holder in self._gone if not self._ledger.lease_count(holder)]:
             self._gone.discard(holder)

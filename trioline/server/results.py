@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 from msgspec import UNSET
 
-from trioline.config import MAX_LEASE_BYTES, MAX_TEXT_CHARS
+from trioline.config import MAX_TEXT_CHARS
 from trioline.errors import ErrorCode, RemoteProtocolError
-from trioline.ledger import Rejected
-from trioline.storage.job import Job, Rejection, Results
-from trioline.storage.rejected import encode_record
-from trioline.storage.source import InputLineTooLong
+from trioline.storage.job import Results
 from trioline.wire.codec import find_bad_json, is_json
 from trioline.wire.messages import Result
 
@@ -100,29 +97,6 @@ def check_rows(rows: Sequence[Result], number_of: NumberOf = int, *, text: bool)
         row_count=len(rows),
         size_bytes=sum(map(len, payloads.values())) + len(payloads),
     )
-
-
-def rejections(job: Job, rejected: Rejected) -> Iterator[Rejection]:
-    """Make the full records of rejected lines."""
-    past = rejected.history
-    line = rejected.lines.start
-    while line < rejected.lines.stop:
-        try:
-            raws: Sequence[bytes | int] = job.source.read(
-                line, rejected.lines.stop - line, MAX_LEASE_BYTES
-            )
-        except InputLineTooLong as too_long:
-            raws = (too_long.length,)
-        for raw in raws:
-            record = encode_record(
-                job.number_of(line),
-                raw,
-                attempts=past.attempts,
-                losses=past.losses,
-                errors=past.errors,
-            )
-            yield Rejection(line, record)
-            line += 1
 
 
 def _line_payload(line: int, result: str, *, text: bool) -> bytes:

@@ -10,9 +10,10 @@ room. Any other error of a file ends it, and with it the server.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import attrs
 import trio
@@ -26,8 +27,10 @@ from trioline.config import (
     Fsync,
 )
 from trioline.errors import DiskFull
+from trioline.ledger import Rejected
 from trioline.server.outbox import Slot
-from trioline.storage.job import Entry, Job
+from trioline.server.rejections import rejections
+from trioline.storage.job import Entry, Job, Results
 
 log = logging.getLogger("trioline.server")
 
@@ -37,6 +40,8 @@ DISK_FULL_RETRY_SECONDS = 1.0
 DISK_FULL_LOG_SECONDS = 30.0
 MAX_INLINE_BYTES = 1024 * 1024
 """A commit without sync up to this size is done in place: a thread hop costs more (100 us)."""
+MAX_RECORDS_BYTES = 8 * 1024 * 1024
+"""Records of rejected lines in one commit, and one line more: they are large as their lines."""
 MAX_INLINE_AHEAD = 1_000
 """Lines ahead of their turn that a commit in place may write out: a million take seconds."""
 
@@ -47,6 +52,8 @@ class Batch:
 
     entries: Sequence[Entry]
     size_bytes: int
+    rejected: Sequence[Rejected] = ()
+    """Their records are made when their turn comes, a few at a time: they hold the whole lines."""
     slot: Slot | None = None
     """Where the reply goes after the commit."""
     reply: bytes = b""
@@ -158,10 +165,9 @@ class Writer:
     async def _commit(self, batches: list[Batch]) -> bool:
         """Commit and answer; False where the disk is full and the end has come."""
         self._room.unpark_all()  # they were taken out of the queue: the next may come meanwhile
-        entries = [entry for batch in batches for entry in batch.entries]
-        if entries:
-            size_bytes = sum(batch.size_bytes for batch in batches)
-            if not await self._until_there_is_room(lambda: self._commit_once(entries, size_bytes)):
+        for entries in self._pieces(batches):
+            once = functools.partial(self._commit_once, entries)
+            if not await self._until_there_is_room(once):
                 log.warning("What could not be written was not acknowledged: it is done again.")
                 return False
         for batch in batches:
@@ -172,11 +178,25 @@ class Writer:
         self._on_commit()
         return True
 
-    async def _commit_once(self, entries: list[Entry], size_bytes: int) -> None:
+    def _pieces(self, batches: Sequence[Batch]) -> Iterator[list[Entry]]:
+        """Put together what is committed together: all results, then rejections by their size."""
+        piece = [entry for batch in batches for entry in batch.entries]
+        size_bytes = 0
+        for rejected in (rejected for batch in batches for rejected in batch.rejected):
+            for rejection in rejections(self.job, rejected):
+                piece.append(rejection)
+                size_bytes += len(rejection.record)
+                if size_bytes >= MAX_RECORDS_BYTES:
+                    yield piece
+                    piece, size_bytes = [], 0
+        if piece:
+            yield piece
+
+    async def _commit_once(self, entries: list[Entry]) -> None:
         # Never abandoned: what has begun ends with the disk, so a commit is never halved.
         if (
             self.job.is_next_commit_synced
-            or size_bytes > MAX_INLINE_BYTES
+            or sum(map(_size, entries)) > MAX_INLINE_BYTES
             or self._may_close_gap(entries)
         ):
             await trio.to_thread.run_sync(self.job.commit, entries, limiter=self._limiter)
@@ -248,3 +268,7 @@ class Writer:
             self.job.unsynced_bytes >= SYNC_INTERVAL_BYTES
             or trio.current_time() >= self._next_sync_at()
         )
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.data) if isinstance(entry, Results) else len(entry.record)

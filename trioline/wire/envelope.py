@@ -123,6 +123,8 @@ class _Opening(msgspec.Struct):
     op: Raw = Raw(b"null")
     ref: Raw | UnsetType = UNSET
     results: Raw | UnsetType = UNSET
+    count: Raw | UnsetType = UNSET
+    bytes: Raw | UnsetType = UNSET
 
 
 _opening = msgspec.json.Decoder(_Opening)
@@ -138,12 +140,14 @@ def _open_large(line: bytes) -> Envelope:
         if envelope is None:
             raise bad_json(error) from error
         return envelope
-    found = {"op": opening.op, "ref": opening.ref, "results": opening.results}
+    found = msgspec.structs.asdict(opening)
     fields = {name: raw for name, raw in found.items() if raw is not UNSET}
     envelope = _envelope_of(fields)
     results = bytes(fields.get("results", b""))
     if envelope.op != "done" or not results:
         problem = f"Only a done with results may be longer than {MAX_PLAIN_BYTES} bytes."
+    elif "count" in fields:
+        problem = "A done has either results, or first and count: not both."
     elif results.count(b'"id"') > 4 * MAX_RESULTS:  # results may have an id, too
         problem = f"One done takes at most {MAX_RESULTS} results."
     else:
@@ -176,7 +180,14 @@ def _open_with_surrogates(line: bytes) -> Envelope | None:
     )
     ref = message.get("ref")
     is_plain = ref is not None and not isinstance(ref, dict | list) and not _has_surrogates(ref)
-    return Envelope(message["op"], Raw(json.dumps(ref).encode()) if is_plain else None, {}, refusal)
+    # What says that raw lines follow must not be lost: they are to be read and dropped.
+    fields = {
+        name: Raw(json.dumps(message[name]).encode())
+        for name in ("count", "bytes")
+        if isinstance(message.get(name), int)
+    }
+    plain_ref = Raw(json.dumps(ref).encode()) if is_plain else None
+    return Envelope(message["op"], plain_ref, fields, refusal)
 
 
 def _has_surrogates(value: object) -> bool:
