@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,14 +120,16 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, command: str) -> Iterator[Served]:
+def served(
+    folder: Path, command: str, program: Sequence[str] = (sys.executable, "-m", "trioline")
+) -> Iterator[Served]:
     """Run ``trioline serve …`` in a folder; killed at the end if it still runs."""
     program_name, *arguments = shlex.split(command)
     assert program_name == "trioline"
     with (
         (folder / "stderr").open("ab") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "trioline", *arguments],
+            [*program, *arguments],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -4,6 +4,8 @@
 line in, a line out. It must answer each line before it needs the next one, or after some of
 them, but never wait for the end of its input: most programs buffer what they print into a pipe,
 so ``python -u``, ``grep --line-buffered``, ``sed -u``, ``stdbuf -oL`` may be needed.
+A line too many shifts the answers behind it. It is found at the latest when the process ends, and
+then the whole worker has failed: which of its answers are wrong cannot be told.
 
 ``each_function``: a process a line, the line on stdin, one line on stdout.
 """
@@ -19,6 +21,7 @@ import anyio
 from trioline.client.child import EXIT_SECONDS, Child
 from trioline.client.item import GiveBack, Item, Raw
 from trioline.config import MAX_BLOCK_BYTES, MAX_LINE_BYTES, MAX_TEXT_CHARS
+from trioline.errors import TriolineError
 
 logger = logging.getLogger("trioline.worker")
 
@@ -39,6 +42,10 @@ class CommandFailed(Exception):
     """A command did not answer a line as it should; its text says how."""
 
 
+class CommandOutOfStep(TriolineError):
+    """A command printed more lines than it was given, and some of its answers were taken."""
+
+
 @asynccontextmanager
 async def exec_function(
     command: str, *, answer_seconds: float | None = None
@@ -55,6 +62,10 @@ async def exec_function(
     Yields:
         An async function for ``run_worker(…, many=True)``.
 
+    Raises:
+        CommandOutOfStep: On leaving the body: a process that had answered lines printed more than
+            that. Only logged where the body raised something of its own.
+
     **Cancellation**: of a call: its process is killed, since nobody knows where it is.
 
     **Closing**: leaving the body ends the processes: their input ends, and they have five seconds.
@@ -62,9 +73,14 @@ async def exec_function(
     pool = _Pool(command, answer_seconds)
     try:
         yield pool.answer
-    finally:
-        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-            await pool.aclose()
+    except BaseException:
+        await pool.aclose()
+        if pool.surplus_count:
+            logger.error("%s", pool.out_of_step())  # noqa: TRY400 - the traceback is another's
+        raise
+    await pool.aclose()
+    if pool.surplus_count:
+        raise pool.out_of_step()
 
 
 @asynccontextmanager
@@ -94,9 +110,14 @@ async def each_function(command: str) -> AsyncIterator[Callable[[Item], Awaitabl
 
 
 class _Pool:
-    """The processes of one command; each serves one call at a time."""
+    """The processes of one command; each serves one call at a time.
+
+    Attributes:
+        surplus_count: Lines that were found behind answers that had been taken.
+    """
 
     def __init__(self, command: str, answer_seconds: float | None) -> None:
+        self.surplus_count = 0
         self._command = command
         self._answer_seconds = answer_seconds
         self._free: list[_Filter] = []
@@ -110,6 +131,7 @@ class _Pool:
             filter_.kill()
             raise
         if filter_.is_over:
+            self.surplus_count += filter_.surplus_count
             self._note_death(filter_)
         else:
             self._free.append(filter_)
@@ -117,9 +139,23 @@ class _Pool:
         return results
 
     async def aclose(self) -> None:
-        async with anyio.create_task_group() as closing:
-            while self._free:
-                closing.start_soon(self._free.pop().aclose)
+        """End all processes, also while being cancelled; it takes ``CLOSE_SECONDS`` at the most."""
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            async with anyio.create_task_group() as closing:
+                while self._free:
+                    closing.start_soon(self._close, self._free.pop())
+
+    def out_of_step(self) -> CommandOutOfStep:
+        return CommandOutOfStep(
+            f"The command {self._command!r} printed lines that nobody had asked for, at least "
+            f"{self.surplus_count} of them: the answers of this worker may be shifted, each to a "
+            "later line. Make it print exactly one line for each line it reads, and do the job "
+            "again from the start."
+        )
+
+    async def _close(self, filter_: _Filter) -> None:
+        await filter_.aclose()
+        self.surplus_count += filter_.surplus_count
 
     async def _borrow(self) -> _Filter:
         if self._free:
@@ -138,12 +174,20 @@ class _Pool:
 
 
 class _Filter:
-    """One long-lived process that prints a line for each line it reads."""
+    """One long-lived process that prints a line for each line it reads.
+
+    Attributes:
+        ending: How it ended, as words; None while it lives.
+        surplus_count: Lines it printed beyond those that were taken as answers; 0 where none was
+            taken. Not final before it has ended.
+    """
 
     def __init__(self, command: str, answer_seconds: float | None) -> None:
         self.ending: str | None = None
+        self.surplus_count = 0
         self._child = Child(command)
         self._answer_seconds = answer_seconds
+        self._has_printed = False
         self._has_answered = False
         self._began_at = anyio.current_time()
 
@@ -159,15 +203,21 @@ class _Filter:
         """Give it lines and read as many back, both at once, so that no full pipe stops either."""
         unasked = self._child.peek()
         if unasked is not None:
-            return await self._failed(items, [], _unasked(unasked))
+            if unasked:
+                return self._out_of_step(items, unasked)
+            return await self._failed(items, [], ENDED)
         block = b"".join([item.raw + b"\n" for item in items])
         lines: list[bytes] = []
+        rest = b""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._child.feed, block)
-            lines, problem = await self._read_lines(len(items))
+            lines, rest, problem = await self._read_lines(len(items))
             tasks.cancel_scope.cancel()
         if problem is not None:
             return await self._failed(items, lines, problem)
+        if unasked := rest or self._child.peek():
+            return self._out_of_step(items, unasked)
+        self._has_answered = True
         return [Raw(line) for line in lines]
 
     def kill(self) -> None:
@@ -175,11 +225,22 @@ class _Filter:
         self.ending = self._child.kill()
 
     async def aclose(self) -> None:
-        """Let it end."""
-        self.ending = await self._child.aclose()
+        """Let it end, and count what it still prints.
 
-    async def _read_lines(self, count: int) -> tuple[list[bytes], str | None]:
-        """Read so many lines; where it is fewer, or more than that, say why."""
+        **Cancellation**: it is killed.
+        """
+        self._child.end_input()
+        try:
+            with anyio.move_on_after(EXIT_SECONDS):
+                while data := await self._child.read():
+                    self._count_surplus(data)
+            self.ending = await self._child.aclose()
+        except BaseException:
+            self.kill()
+            raise
+
+    async def _read_lines(self, count: int) -> tuple[list[bytes], bytes, str | None]:
+        """Read so many lines; also what came behind them, and why where there are fewer."""
         pieces: list[bytes] = []
         newlines = size = 0
         problem = None
@@ -195,14 +256,11 @@ class _Filter:
             elif size > MAX_BLOCK_BYTES:
                 problem = f"the command printed more than {MAX_BLOCK_BYTES} bytes"
         *lines, rest = b"".join(pieces).split(b"\n", count)
-        if problem is None and rest:
-            # Which of the answers is the surplus one cannot be told: none of them counts.
-            return [], _unasked(rest)
-        return lines, problem
+        return lines, rest, problem
 
     async def _read_some(self) -> bytes | None:
         """Read; None where nothing came for too long."""
-        if not self._has_answered and self._answer_seconds is None:
+        if not self._has_printed and self._answer_seconds is None:
             with anyio.move_on_after(FIRST_ANSWER_SECONDS):
                 return await self._read()
             logger.warning(
@@ -216,7 +274,7 @@ class _Filter:
 
     async def _read(self) -> bytes:
         data = await self._child.read()
-        self._has_answered = self._has_answered or bool(data)
+        self._has_printed = self._has_printed or bool(data)
         return data
 
     async def _failed(self, items: list[Item], lines: list[bytes], problem: str) -> list[object]:
@@ -227,12 +285,19 @@ class _Filter:
             answered.append(CommandFailed(f"{problem} ({self.ending})"))
         return answered + [GiveBack()] * (len(items) - len(answered))
 
+    def _out_of_step(self, items: list[Item], unasked: bytes) -> list[object]:
+        """Fail them all: which of its lines was the surplus one cannot be told."""
+        self.kill()
+        self._count_surplus(unasked)
+        shown = unasked[:80].decode("utf-8", "replace")
+        text = (
+            f"the command must print one line for each line it reads, but printed also {shown!r}"
+        )
+        return [CommandFailed(f"{text} ({self.ending})")] * len(items)
 
-def _unasked(data: bytes) -> str:
-    if not data:
-        return ENDED
-    shown = data[:80].decode("utf-8", "replace")
-    return f"the command must print one line for each line it reads, but printed also {shown!r}"
+    def _count_surplus(self, data: bytes) -> None:
+        if self._has_answered:  # else no answer was taken that could be a wrong one
+            self.surplus_count += max(1, data.count(b"\n"))
 
 
 # --- a process for each line ----------------------------------------------------------------------
