@@ -11,4 +11,4 @@ ruff check trioline tests
 # await; 128: task_status is handed on to a function that calls started().
 flake8 --select ASYNC1,ASYNC2 --extend-ignore ASYNC114,ASYNC124,ASYNC128 trioline tests
 mypy
-python -m pytest "$@"
+python -m pytest -n 3 --dist worksteal "$@"

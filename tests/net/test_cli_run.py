@@ -148,7 +148,7 @@ def test_rejected_lines_make_it_3_again_and_again(folder: Path) -> None:
     assert again.stdout == ""
     assert again.stderr == (
         "trioline: This job is complete already: 10 lines in out, 1 of them rejected. "
-        "--fresh does it again.\n"
+        "`trioline retry` runs these again; --fresh does all of it again.\n"
     )
 
 

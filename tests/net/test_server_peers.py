@@ -186,3 +186,23 @@ def test_silent_connections_leave_the_job_its_own_files(tmp_path: Path) -> None:
         assert worker.ask(op="done", results=[{"id": 1, "result": 2}])["accepted"] == 1
         assert worker.ask(op="done", results=[{"id": 0, "result": 1}])["accepted"] == 1
         assert worker.ask(op="get", wait=20)["status"] == "complete"
+
+
+def test_a_get_right_behind_the_last_done_hears_that_it_is_complete(serve: Serve) -> None:
+    with serve("1\n2\n").connect() as wire:
+        assert wire.ask(op="get", max=2)["status"] == "work"
+        wire.send(
+            b'{"op":"done","results":[{"id":0,"result":1},{"id":1,"result":2}]}\n{"op":"get"}'
+        )
+        assert wire.reply()["accepted"] == 2
+        assert wire.reply() == {"ok": True, "status": "complete"}
+
+
+def test_whatever_comes_before_the_token_is_told_so(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret", encoding="ascii")
+    server = serve("1\n", "--token-file token")
+    for message in (b'{"op":"nonsense"}', b'{"op":"get","max":-1}', b'{"x":1}'):
+        with server.connect() as wire:
+            wire.send(message)
+            assert wire.reply()["error"] == "auth-required"
+            assert wire.receive() == b""

@@ -117,7 +117,8 @@ class Workers:
             worker_command(self.work.address, self.work.arguments(), f"worker-{number}")
             for number in range(1, (self.count or os.cpu_count() or 1) + 1)
         ]
-        code = await run_workers(commands, self.work.drain_seconds)
+        # The server drains; once it has ended, whatever its workers still do is of no use.
+        code = await run_workers(commands, drain_seconds=0)
         if server.snapshot().state != "complete":
             self.failed = code or EXIT_OTHER
         server.stop()

@@ -123,16 +123,19 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
         ended.set()
 
     with trio.open_signal_receiver(*SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(run)
-            nursery.start_soon(_stop_at_signals, server, signals, progress)
-            with _announced(addresses, service.address_file):
-                if not service.quiet:
-                    nursery.start_soon(_show, server, progress)
-                if companion is not None:
-                    nursery.start_soon(companion, server, addresses)
-                await ended.wait()
-                nursery.cancel_scope.cancel()
+        # Signals are heard to the very end, also while the companion is being ended.
+        async with trio.open_nursery() as hearing:
+            hearing.start_soon(_stop_at_signals, server, signals, progress)
+            async with trio.open_nursery() as nursery:
+                addresses = await nursery.start(run)
+                with _announced(addresses, service.address_file):
+                    if not service.quiet:
+                        nursery.start_soon(_show, server, progress)
+                    if companion is not None:
+                        nursery.start_soon(companion, server, addresses)
+                    await ended.wait()
+                    nursery.cancel_scope.cancel()
+            hearing.cancel_scope.cancel()
     log.info("%s", _last_words(server, outcome, service))
     return outcome
 

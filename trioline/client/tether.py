@@ -113,7 +113,7 @@ class Tether:
     def _connect(self, reason: str) -> Link:
         backoff = Backoff(self._reconnect_seconds, time.monotonic())
         if reason:
-            logger.warning("%s Trying again.", reason)
+            logger.info("%s Trying again.", reason)
         while not self._closing.is_set():
             try:
                 return Link.open(parse_address(self._address), self._hello)

@@ -96,7 +96,7 @@ class Uplink:
                     raise
                 reason = str(refusal)
             if backoff is None:
-                logger.warning("%s Trying again.", reason)
+                logger.info("%s Trying again.", reason)
                 backoff = Backoff(self._reconnect_seconds, anyio.current_time())
             pause = backoff.pause(anyio.current_time())
             if pause is None:

@@ -120,6 +120,10 @@ class Dispatch:
         """
         self._grants.end_wait(peer)
         try:
+            if not peer.is_welcome and envelope.op != Hello.op:
+                raise RemoteProtocolError(
+                    ErrorCode.AUTH_REQUIRED, "This server wants a token: say hello with it first."
+                )
             self._carry_out(peer, envelope.request(), envelope.ref, block, slot)
         except RemoteProtocolError as error:
             slot.fill(encode_refusal(error, envelope.ref))
@@ -137,10 +141,6 @@ class Dispatch:
     def _carry_out(
         self, peer: Peer, request: Request, ref: Ref, block: bytes | None, slot: Slot
     ) -> None:
-        if not peer.is_welcome and not isinstance(request, Hello):
-            raise RemoteProtocolError(
-                ErrorCode.AUTH_REQUIRED, "This server wants a token: say hello with it first."
-            )
         if self._job.numbers is not None:
             request = inward(request, self._job.numbers)
         match request:

@@ -26,6 +26,8 @@ from trioline.wire.messages import Complete, Form, Get, Retry, Work, WorkLines
 
 STAGE = "main"
 """The only stage there is."""
+LAST_COMMIT_SECONDS = 5.0
+"""How long a ``get`` that does not wait is held where every line is settled but not yet safe."""
 RETRY_IN_SECONDS = 1.0
 """The hint in ``retry``; who asks with ``wait`` does not need it."""
 
@@ -86,6 +88,8 @@ class Grants:
             slot.fill(reply)
         elif self.is_complete:
             slot.fill(encode_reply(Complete(), ref))
+        elif self._ledger.is_settled:  # only the last commit is missing: complete in a moment
+            self._wait(waiter, max(LAST_COMMIT_SECONDS, min(request.wait, MAX_WAIT_SECONDS)))
         elif self.is_stopped or request.wait == 0:
             slot.fill(_retry(waiter))
         else:
