@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ COUNT = 60
 SQUARES = b"".join(b"%d\n" % number**2 for number in range(COUNT))
 
 FUNCTIONS = """
-import os, pathlib, signal, sys, time
+import asyncio, os, pathlib, signal, sys, time
 import trioline
 
 def square(item):
@@ -71,7 +72,7 @@ def odd(item):
         case 0: raise ValueError("no such luck")
         case 1: return None
         case 2: return float("nan")
-        case 3: return {1, 2}.__class__([1])
+        case 3: return {1, 2}
         case 4: return b"bytes"
         case 5: return "x" * 20_000_000
         case 6: sys.exit(5)
@@ -82,6 +83,9 @@ def odd(item):
         case 11: return "\\ud800"
         case 12: raise KeyError
         case 13: return "two\\nlines"
+        case 14: raise KeyboardInterrupt
+        case 15: raise GeneratorExit
+        case 16: raise asyncio.CancelledError
 
 async def odd_async(item):
     return odd(item)
@@ -197,12 +201,18 @@ def test_a_command_that_dies_on_one_line(folder: Path) -> None:
     assert (folder / "out").read_bytes() == SQUARES
 
 
+DOUBLING = (
+    f"{sys.executable} -c 'import os, sys\nfor line in sys.stdin: os.write(1, 2 * line.encode())'"
+)
+"""Both lines in one write: however fast it is read, they come together."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (("--exec", "no-such-command-x"), "the command ended (exit status 127)"),
         (("--exec", "true"), "the command ended (exit status 0)"),
-        (("--exec", "while read n; do printf '%s\\nmore\\n' $n; done"), "but printed also"),
+        (("--exec", DOUBLING, "--batch", "1"), "but printed also"),
         (("--exec", "kill -SEGV $$"), "SIGSEGV"),
         (("--each", "no-such-command-x"), "exit status 127: "),
         (("--each", "echo bad luck >&2; exit 1"), "exit status 1: bad luck"),
@@ -212,7 +222,7 @@ def test_a_command_that_dies_on_one_line(folder: Path) -> None:
         (("--each", "kill -KILL $$"), "SIGKILL"),
     ],
 )
-def test_commands_that_go_wrong(arguments: tuple[str, str], error: str, folder: Path) -> None:
+def test_commands_that_go_wrong(arguments: tuple[str, ...], error: str, folder: Path) -> None:
     (folder / "in").write_bytes(numbers(3))
     more = ("--linger", "20", "--max-attempts", "1")
     with serving("in", "out", *more, cwd=folder) as serve:
@@ -223,22 +233,32 @@ def test_commands_that_go_wrong(arguments: tuple[str, str], error: str, folder: 
         assert error in str(record["errors"])
 
 
+def test_a_command_that_prints_too_much_is_found_at_the_end(folder: Path) -> None:
+    """Its surplus lines come when its answers were taken already: they may be the wrong ones."""
+    with serving("in", "out", "--linger", "20", cwd=folder) as serve:
+        command = "while read n; do echo $((n * n)); done; echo more"
+        finished = work(serve, folder, "--exec", command)
+        assert finished.code == 1
+        assert "printed lines that nobody had asked for, at least 1 of them" in finished.stderr
+        assert "exactly one line for each line it reads" in finished.stderr
+        assert serve.stop().code == 0
+
+
 # --- functions that go wrong ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["odd", "odd_async"])
 def test_functions_that_go_wrong(name: str, folder: Path) -> None:
-    (folder / "in").write_bytes(numbers(15))
+    (folder / "in").write_bytes(numbers(18))
     more = ("--linger", "20", "--max-attempts", "1", "--max-line", "30000000")
     with serving("in", "out", *more, cwd=folder) as serve:
         finished = work(serve, folder, f"functions:{name}")
         assert finished.code == 0, finished.stderr
-        assert finished.stdout == "printed by the function\n" * 15
+        assert finished.stdout == "printed by the function\n" * 18
         assert serve.stop().code == 3
     answers = (folder / "out").read_bytes().split(b"\n")[:-1]
-    assert len(answers) == 15
+    assert len(answers) == 18
     assert answers[1] == b"null"
-    assert answers[3] == b"[1]"
     assert answers[5] == b'"' + b"x" * 20_000_000 + b'"'
     assert answers[9] == b'{"raw":  1}'
     assert answers[13] == b'"two\\nlines"'
@@ -246,13 +266,18 @@ def test_functions_that_go_wrong(name: str, folder: Path) -> None:
     errors = {number: str(record["errors"]) for number, record in failed.items()}
     assert "ValueError: no such luck" in errors[0]
     assert "nan" in errors[2]
+    assert "set, which JSON lacks" in errors[3]
+    assert "trioline.Raw" in errors[4]
     assert "SystemExit: 5" in errors[6]
     assert "not this one" in errors[7]
     assert "TypeError" in errors[8]
     assert "JSON" in errors[10]
     assert "surrogate" in errors[11]
     assert "KeyError" in errors[12]
-    assert set(failed) <= {0, 2, 4, 6, 7, 8, 10, 11, 12}
+    assert "KeyboardInterrupt" in errors[14]
+    assert "GeneratorExit" in errors[15]
+    assert "CancelledError" in errors[16]
+    assert set(failed) == {0, 2, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16}
     assert {answers[number] for number in failed} == {b"null"}
 
 

@@ -9,10 +9,17 @@ import anyio
 import pytest
 from backends import both_backends, run
 from fake_server import FakeServer
+from processes import wait_until
 
 from trioline.client import command as command_module
-from trioline.client.command import CommandFailed, each_function, exec_function
-from trioline.client.item import GiveBack, Item, Raw
+from trioline.client.child import Child
+from trioline.client.command import (
+    CommandFailed,
+    CommandOutOfStep,
+    each_function,
+    exec_function,
+)
+from trioline.client.item import Item, Raw
 from trioline.client.worker import WorkerSummary, run_worker
 
 
@@ -143,11 +150,69 @@ def test_exec_output_between_batches_is_found(backend: str, tmp_path: Path) -> N
             assert shown(await function(items(b"0"))) == [b"0"]
             await anyio.Path(go).write_text("go")
             await anyio.Path(printed).read_text()
-            first, second = await function(items(b"1", b"2"))
-            assert "printed also 'more\\n'" in str(first)
-            assert isinstance(second, GiveBack)
+            for result in await function(items(b"1", b"2")):
+                assert isinstance(result, CommandFailed)
+                assert "printed also 'more\\n'" in str(result)
+
+    with pytest.raises(CommandOutOfStep, match="at least 1 of them"):
+        run(backend, main)
+
+
+@both_backends
+@pytest.mark.parametrize("surplus", ["echo more; echo and more", "echo more; printf more"])
+def test_exec_output_that_comes_too_late_is_found_at_the_end(backend: str, surplus: str) -> None:
+    """An answer that was a surplus line leaves one behind, until nothing is asked any more."""
+    command = f"while read line; do echo $line; done; {surplus}"
+
+    async def main() -> None:
+        async with exec_function(command) as function:
+            assert shown(await function(items(b"0", b"1"))) == [b"0", b"1"]
+
+    with pytest.raises(CommandOutOfStep, match="at least 2 of them") as caught:
+        run(backend, main)
+    assert repr(command) in str(caught.value)
+    assert "exactly one line for each line it reads" in str(caught.value)
+
+
+@both_backends
+def test_exec_output_at_the_end_of_a_command_that_answered_nothing_is_no_matter(
+    backend: str,
+) -> None:
+    async def main() -> None:
+        async with exec_function("read line; exit 1; echo more") as function:
+            (result,) = await function(items(b"0"))
+            assert isinstance(result, CommandFailed)
 
     run(backend, main)
+
+
+@both_backends
+def test_exec_surplus_output_is_only_logged_where_something_else_went_wrong(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with exec_function("cat; echo more") as function:
+            await function(items(b"0"))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        run(backend, main)
+    assert "printed lines that nobody had asked for" in caplog.text
+
+
+@both_backends
+def test_exec_surplus_output_without_end_is_bounded(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "read line; echo $line; cat; while :; do echo y; done"
+
+    async def main() -> None:
+        async with exec_function(command) as function:
+            await function(items(b"0"))
+
+    monkeypatch.setattr(command_module, "EXIT_SECONDS", 0.1)
+    with pytest.raises(CommandOutOfStep):
+        run(backend, main)
 
 
 @both_backends
@@ -192,6 +257,48 @@ def test_exec_children_end_with_the_block_and_with_a_cancelled_call(
     for pid in (tmp_path / "pids").read_text().split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+@both_backends
+def test_a_child_that_was_reaped_is_not_signalled(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be another's by then."""
+    signalled: list[tuple[int, bool]] = []
+
+    def note(group: int, number: int) -> None:
+        signalled.append((group, Path(f"/proc/{group}/stat").exists()))
+        real_killpg(group, number)
+
+    async def main() -> None:
+        child = Child("true")
+        assert await child.aclose() == "exit status 0"
+        assert await child.aclose() == "exit status 0"
+        assert child.kill() == "exit status 0"
+
+    real_killpg = os.killpg
+    monkeypatch.setattr(os, "killpg", note)
+    run(backend, main)
+    assert [is_there for _, is_there in signalled] == [True]
+
+
+@both_backends
+def test_what_a_child_leaves_behind_is_ended_with_it(backend: str, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+
+    async def main() -> None:
+        child = Child(f"sleep 60 >/dev/null & echo $! > {left}; exit 7")
+        assert await child.aclose() == "exit status 7"
+
+    run(backend, main)
+    wait_until(lambda: is_gone(int(left.read_text())), "the end of what was left behind")
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 # --- each ----------------------------------------------------------------------------------------

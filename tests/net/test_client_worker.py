@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -136,6 +137,108 @@ def test_many_answers_for_each_line_or_fails_them_all(backend: str) -> None:
                 "ValueError: odd",
             ],
         }
+
+
+class OwnError(BaseException):
+    """No Exception, as some libraries have them."""
+
+
+@both_backends
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize(
+    "error", [OwnError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+)
+def test_whatever_the_function_raises_is_a_failed_attempt(
+    backend: str, many: bool, threads: bool, error: type[BaseException]
+) -> None:
+    def answer(_: object) -> None:
+        raise error
+
+    async def answer_async(_: object) -> None:
+        raise error
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer if threads else answer_async, server.address, many=many)
+
+    with FakeServer(numbers(3), max_attempts=1) as server:
+        summary = run(backend, main)
+        assert server.results == {n: [error.__name__] for n in range(3)}
+        assert (summary.complete, summary.failed) == (True, 3)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_function_that_cancels_its_own_task_does_not_stop_the_worker(
+    many: bool, waits: bool
+) -> None:
+    async def answer(_: object) -> list[int]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if waits:
+            await asyncio.sleep(60)
+        return [1]
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, many=many, batch=1)
+
+    with FakeServer(numbers(3), max_attempts=1) as server:
+        summary = run("asyncio", main)
+        assert summary.complete
+        result: str | bytes = b"[1]" if not many else b"1"
+        assert server.results == {n: ["CancelledError" if waits else result] for n in range(3)}
+
+
+def test_a_real_interrupt_is_not_taken_for_the_functions_own() -> None:
+    """Trio raises it in whatever code runs: as a failed attempt it would be swallowed."""
+
+    async def answer(item: Item) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return item.id
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(3)) as server:
+        with pytest.raises(BaseException) as caught:
+            run("trio", main)
+        error: BaseException = caught.value
+        while isinstance(error, BaseExceptionGroup):
+            (error,) = error.exceptions
+        assert isinstance(error, KeyboardInterrupt)
+        assert server.results == {}
+
+
+@both_backends
+def test_a_group_with_the_cancellation_in_it_gives_the_line_back(backend: str) -> None:
+    began = threading.Event()
+
+    async def answer(_: Item) -> None:
+        async with anyio.create_task_group():
+            began.set()
+            try:
+                await anyio.sleep(60)
+            finally:
+                raise OwnError
+
+    async def main() -> WorkerSummary:
+        stop = anyio.Event()
+
+        async def stop_when_begun() -> None:
+            await anyio.to_thread.run_sync(began.wait)
+            stop.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_when_begun)
+            return await run_worker(answer, server.address, stop=stop, drain_seconds=0.0)
+        raise AssertionError
+
+    with FakeServer(numbers(1)) as server:
+        summary = run(backend, main)
+        assert not summary.complete
+        assert server.holder == {}
+        assert server.results == {}
 
 
 def test_a_cancelled_task_of_the_functions_own_is_a_failed_attempt() -> None:

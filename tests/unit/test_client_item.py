@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import collections
 import datetime
+import decimal
+import enum
 import json
 import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import attrs
 import pytest
@@ -67,6 +73,19 @@ class Point:
     y: float
 
 
+@dataclass
+class Box:
+    inner: object
+
+
+class Name(str):
+    """A plain type's subclass: msgspec leaves it to the standard library."""
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
 @pytest.mark.parametrize(
     ("value", "line"),
     [
@@ -75,7 +94,14 @@ class Point:
         ("text", b'"text"'),
         (10**30, b"1" + b"0" * 30),
         (Point(1, 2.5), b'{"x":1,"y":2.5}'),
+        (Box(Point(1, 2.5)), b'{"inner":{"x":1,"y":2.5}}'),
+        ((1, (2,)), b"[1,[2]]"),
+        ({1: Name("one")}, b'{"1": "one"}'),
         (datetime.date(2024, 5, 1), b'"2024-05-01"'),
+        ([datetime.datetime(2024, 5, 1, 12, 30)], b'["2024-05-01T12:30:00"]'),
+        (uuid.UUID(int=1), b'"00000000-0000-0000-0000-000000000001"'),
+        (decimal.Decimal("1.50"), b'"1.50"'),
+        (Color.RED, b'"red"'),
         ("null", b'"null"'),
         ([None, 1.5], b"[null,1.5]"),
         ("two\nlines", b'"two\\nlines"'),
@@ -120,6 +146,46 @@ def test_what_json_lacks_is_a_failed_attempt_with_a_sentence(value: object, word
     assert outcome.error.startswith("The result cannot be written: ")
     assert words in outcome.error
     assert outcome.retry
+
+
+@pytest.mark.parametrize(
+    "value", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), {1, 2}, frozenset({1})]
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda value: value,
+        lambda value: {"deep": [1, {"er": (2, value)}]},
+        lambda value: [Box(value)],
+        lambda value: Point(value, 1),
+        lambda value: collections.OrderedDict(inner=value),
+        lambda value: [Name("not msgspec's"), value],
+    ],
+    ids=["itself", "nested", "dataclass", "attrs", "mapping", "subclass"],
+)
+def test_sets_and_bytes_are_failed_attempts_with_a_sentence(
+    value: object, wrap: Callable[[object], object]
+) -> None:
+    outcome = outcome_of(wrap(value))
+    assert isinstance(outcome, Failure)
+    start = "The result cannot be written: TypeError: the result holds "
+    assert outcome.error.startswith(start)
+    assert type(value).__name__ in outcome.error
+    assert "which JSON lacks: " in outcome.error
+    if not isinstance(value, (set, frozenset)):
+        assert "trioline.Raw" in outcome.error
+
+
+def test_bytes_as_keys_are_found_too() -> None:
+    with pytest.raises(TypeError, match=r"trioline\.Raw"):
+        encode_result({b"key": 1})
+
+
+def test_deep_results_are_written_as_ever() -> None:
+    deep: object = None
+    for _ in range(500):
+        deep = [deep]
+    assert encode_result(deep) == b"[" * 500 + b"null" + b"]" * 500
 
 
 def test_text_with_a_newline_is_a_failed_attempt() -> None:

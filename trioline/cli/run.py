@@ -93,6 +93,8 @@ def _run(options: dict[str, Any], serve: Serve) -> int:
     if options["function_name"] is not None:
         load_function(options["function_name"])  # a mistake in it is said once, and at once
     code = serve(service, workers.run)
+    if workers.failed and workers.is_complete:
+        raise TriolineError("A worker failed although the job is complete: see what it said.")
     if workers.failed:
         raise TriolineError(
             f"All workers ended before the job did (exit code {workers.failed}); "
@@ -108,7 +110,9 @@ class Workers:
     work: Work
     count: int | None
     failed: int = EXIT_DONE
-    """The exit code with which they ended before the job did; 0 where they did not."""
+    """The exit code with which they ended before the job did, or in spite of it; else 0."""
+    is_complete: bool = False
+    """Whether the job was when they ended."""
 
     async def run(self, server: Server, addresses: Sequence[Address]) -> None:
         """Run them; when they have ended, there is nothing left to serve for."""
@@ -119,6 +123,9 @@ class Workers:
         ]
         # The server drains; once it has ended, whatever its workers still do is of no use.
         code = await run_workers(commands, drain_seconds=0)
-        if server.snapshot().state != "complete":
+        self.is_complete = server.snapshot().state == "complete"
+        if not self.is_complete:
             self.failed = code or EXIT_OTHER
+        elif code == EXIT_OTHER:  # it said why: its answers may be wrong
+            self.failed = code
         server.stop()

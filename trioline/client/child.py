@@ -15,12 +15,14 @@ import subprocess
 from collections.abc import Mapping
 
 import anyio
-import anyio.to_thread
 
 PIPE_BYTES = 1024 * 1024
 """Asked of the system for each pipe, and read from it at a time: fewer turns for large batches."""
 EXIT_SECONDS = 2.0
 """For a child to end once its input has ended; then it is killed."""
+FIRST_LOOK_SECONDS = 0.0005
+MAX_LOOK_SECONDS = 0.05
+"""How often it is looked whether a child has ended: soon at first, as most have."""
 F_SETPIPE_SZ = 1031
 
 
@@ -114,9 +116,10 @@ class Child:
 
         **Closing**: its pipes are closed and it is reaped. Idempotent.
         """
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()  # it is dead: reaping it takes no time
+        if self._process.returncode is None:  # once it is reaped, its number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()  # it is dead: reaping it takes no time
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -134,21 +137,27 @@ class Child:
         """
         self.end_input()
         try:
-            await anyio.to_thread.run_sync(
-                self._wait, EXIT_SECONDS, abandon_on_cancel=True, limiter=_limiter()
-            )
+            with anyio.move_on_after(EXIT_SECONDS):
+                await self._wait_ended()
         finally:
             words = self.kill()  # also what it may have left behind in its group
         return words
 
-    def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
+    async def _wait_ended(self) -> None:
+        pause = FIRST_LOOK_SECONDS
+        while not self._has_ended():
+            await anyio.sleep(pause)
+            pause = min(2 * pause, MAX_LOOK_SECONDS)
 
-
-def _limiter() -> anyio.CapacityLimiter:
-    # Of its own: a thousand children that end must not wait for threads that users' functions hold.
-    return anyio.CapacityLimiter(1)
+    def _has_ended(self) -> bool:
+        """Whether it has ended; looking does not reap it, so that its group can still be killed."""
+        if self._process.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        except ChildProcessError:  # SIGCHLD is ignored here: the system has reaped it
+            return True
 
 
 def _widen(number: int) -> None:

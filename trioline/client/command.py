@@ -76,7 +76,7 @@ async def exec_function(
     except BaseException:
         await pool.aclose()
         if pool.surplus_count:
-            logger.error("%s", pool.out_of_step())  # noqa: TRY400 - the traceback is another's
+            logger.error("%s", pool.out_of_step())
         raise
     await pool.aclose()
     if pool.surplus_count:
@@ -150,7 +150,7 @@ class _Pool:
             f"The command {self._command!r} printed lines that nobody had asked for, at least "
             f"{self.surplus_count} of them: the answers of this worker may be shifted, each to a "
             "later line. Make it print exactly one line for each line it reads, and do the job "
-            "again from the start."
+            "again with --fresh."
         )
 
     async def _close(self, filter_: _Filter) -> None:
@@ -189,6 +189,7 @@ class _Filter:
         self._answer_seconds = answer_seconds
         self._has_printed = False
         self._has_answered = False
+        self._is_within_surplus = False
         self._began_at = anyio.current_time()
 
     @property
@@ -202,9 +203,9 @@ class _Filter:
     async def answer(self, items: list[Item]) -> list[object]:
         """Give it lines and read as many back, both at once, so that no full pipe stops either."""
         unasked = self._child.peek()
+        if unasked:
+            return self._out_of_step(items, unasked)
         if unasked is not None:
-            if unasked:
-                return self._out_of_step(items, unasked)
             return await self._failed(items, [], ENDED)
         block = b"".join([item.raw + b"\n" for item in items])
         lines: list[bytes] = []
@@ -213,10 +214,10 @@ class _Filter:
             tasks.start_soon(self._child.feed, block)
             lines, rest, problem = await self._read_lines(len(items))
             tasks.cancel_scope.cancel()
+        if len(lines) == len(items) and (unasked := rest or self._child.peek()):
+            return self._out_of_step(items, unasked)
         if problem is not None:
             return await self._failed(items, lines, problem)
-        if unasked := rest or self._child.peek():
-            return self._out_of_step(items, unasked)
         self._has_answered = True
         return [Raw(line) for line in lines]
 
@@ -290,14 +291,15 @@ class _Filter:
         self.kill()
         self._count_surplus(unasked)
         shown = unasked[:80].decode("utf-8", "replace")
-        text = (
-            f"the command must print one line for each line it reads, but printed also {shown!r}"
-        )
+        text = f"the command must print one line for each line it reads, but printed also {shown!r}"
         return [CommandFailed(f"{text} ({self.ending})")] * len(items)
 
     def _count_surplus(self, data: bytes) -> None:
-        if self._has_answered:  # else no answer was taken that could be a wrong one
-            self.surplus_count += max(1, data.count(b"\n"))
+        if not self._has_answered:
+            return  # no answer was taken that could be a wrong one
+        self.surplus_count += data.count(b"\n") - self._is_within_surplus
+        self._is_within_surplus = not data.endswith(b"\n")
+        self.surplus_count += self._is_within_surplus
 
 
 # --- a process for each line ----------------------------------------------------------------------

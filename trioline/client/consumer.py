@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from trioline.client.item import Failure, GiveBack, Item, Outcome, failure_of, o
 from trioline.client.pace import Pace
 from trioline.client.wakeup import Wakeup
 from trioline.config import MAX_LINE_BYTES
+
+logger = logging.getLogger("trioline.worker")
 
 SLICE_SECONDS = 0.01
 """An async function that never waits gets the loop for so long, and a thread is kept for so long:
@@ -118,6 +122,7 @@ class Consumer:
         elif self._many:
             began_at = time.perf_counter()
             self._finish(items, await self._call_many(items), began_at)
+            await self._settle()
         else:
             await self._async_slice(items[0])
 
@@ -142,37 +147,36 @@ class Consumer:
             if now >= ends_at:
                 break
             item = hand.take()
-        await anyio.lowlevel.checkpoint()  # the function may never have waited for anything
+        await self._settle()
 
     async def _call(self, item: Item) -> Outcome | None:
         """Call the function; None stands for a line that is given back."""
         try:
             value = await self._function(item)
-        except GiveBack:
-            return None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed attempt, whatever it is
-            return failure_of(error)
-        except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
-            return self._stray_cancellation(error)  # noqa: ASYNC104
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - what is not its own is raised
+            raised = _raised_async(error)
+            return None if isinstance(raised, GiveBack) else raised  # noqa: ASYNC104
         return outcome_of(value, text=self._text, max_bytes=self.max_result_bytes)
 
     async def _call_many(self, items: list[Item]) -> Sequence[object]:
         try:
             values = await self._function(items)
-        except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
-            return [error] * len(items)
-        except SystemExit as error:  # a library's sys.exit() must not end the worker
-            return [failure_of(error)] * len(items)
-        except anyio.get_cancelled_exc_class() as error:  # noqa: ASYNC103 - raised in there
-            return [self._stray_cancellation(error)] * len(items)  # noqa: ASYNC104
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - what is not its own is raised
+            return [_raised_async(error)] * len(items)  # noqa: ASYNC104
         return _checked(values, len(items))
 
-    def _stray_cancellation(self, error: BaseException) -> Failure:
-        # Under asyncio a task of the user's that was cancelled raises CancelledError in whoever
-        # awaits it. Only where this very task is being cancelled is it meant for us.
-        if anyio.current_effective_deadline() == -math.inf:
-            raise error
-        return failure_of(error)
+    async def _settle(self) -> None:
+        """Let others run: the function may never have waited for anything.
+
+        Under asyncio it may also have cancelled this very task, which then is found out here,
+        where no line is in hand.
+        """
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            if _is_cancelled():
+                raise
+            logger.warning("The function cancelled the task that had called it.")
 
     # --- functions in threads ---------------------------------------------------------------------
 
@@ -190,10 +194,8 @@ class Consumer:
             if self._many:
                 return _checked(self._function(items), len(items))
             return [self._function(items[0])]
-        except Exception as error:  # noqa: BLE001 - failed attempts, whatever it is
-            return [error] * len(items)
-        except SystemExit as error:  # a library's sys.exit() must not end the worker
-            return [failure_of(error)] * len(items)
+        except BaseException as error:  # noqa: BLE001 - in a thread nothing is meant for us
+            return [_raised(error)] * len(items)
 
     def _finish(self, items: list[Item], values: Sequence[object], began_at: float) -> None:
         self._pace.record(len(items), time.perf_counter() - began_at)
@@ -213,6 +215,43 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
     )
+
+
+def _raised(error: BaseException) -> Failure | GiveBack:
+    """Say what an exception of the function's own makes of its lines."""
+    return error if isinstance(error, GiveBack) else failure_of(error)
+
+
+def _raised_async(error: BaseException) -> Failure | GiveBack:
+    """Do as ``_raised``, but where others raise into the function, too.
+
+    Raises:
+        BaseException: ``error`` itself, where it is meant for us.
+    """
+    if isinstance(error, Exception):
+        return _raised(error)
+    if _is_ctrl_c(error):
+        raise error
+    if not _is_cancelled():
+        # Under asyncio a task of the user's that was cancelled raises CancelledError in whoever
+        # awaits it: only where this very task is being cancelled is it meant for us.
+        return _raised(error)
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        raise error
+    return GiveBack()  # a group, say, that has the cancellation in it
+
+
+def _is_cancelled() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it is a real Ctrl-C: Trio and asyncio raise it in whatever code just runs."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    raised_in = str(frame.f_globals.get("__name__"))
+    return raised_in.partition(".")[0] in ("trio", "asyncio", "anyio")
 
 
 def _checked(values: object, count: int) -> Sequence[object]:

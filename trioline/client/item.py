@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +16,8 @@ from trioline.errors import LocalProtocolError
 _UNREAD: Any = object()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Types with nothing in them that JSON lacks."""
 
 
 class Item(msgspec.Struct, eq=False, gc=False):
@@ -102,8 +104,10 @@ def encode_result(value: object, *, text: bool = False) -> bytes:
     """Write what a function returned as one output line, without its newline.
 
     Args:
-        value: ``Raw`` for bytes as they are, else anything that JSON can hold; also what msgspec
-            knows: dataclasses, attrs classes, dates, UUIDs.
+        value: ``Raw`` for bytes as they are, else anything that JSON can hold. Also what has one
+            plain form in it: tuples are arrays; dataclasses, attrs classes and msgspec structs are
+            objects; dates and times are ISO 8601 text; UUIDs and Decimals are text; enums are
+            their values. Sets and bytes have none, and are refused, however deep they lie.
         text: ``str`` and ``bytes`` are the line itself (for jobs with ``--text``).
 
     Returns:
@@ -112,7 +116,7 @@ def encode_result(value: object, *, text: bool = False) -> bytes:
     Raises:
         ValueError: JSON cannot hold it (NaN, infinity, lone surrogates, too deep) or it has a
             newline.
-        TypeError: It has a type that JSON does not know.
+        TypeError: It has a type that JSON does not know, sets and bytes among them.
     """
     if isinstance(value, Raw):
         return _one_line(value)
@@ -127,7 +131,10 @@ def encode_result(value: object, *, text: bool = False) -> bytes:
     except RecursionError as error:
         raise ValueError("the result is nested too deeply, or holds itself") from error
     except TypeError:
+        _refuse_sets_and_bytes(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    if type(value) not in _PLAIN:
+        _refuse_sets_and_bytes(value)
     if b"null" in line:  # msgspec writes NaN and the infinities as null
         _refuse_nan(msgspec.to_builtins(value))
     return line
@@ -137,6 +144,49 @@ def _one_line(raw: Raw) -> Raw:
     if raw.find(b"\n") >= 0:
         raise ValueError("the result has a newline in it; it must be one line")
     return raw
+
+
+def _refuse_sets_and_bytes(value: object) -> None:
+    """Find what msgspec would write as an array in any order, or as base64."""
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if type(each) is dict:
+            parts: Sequence[object] = [*each, *each.values()]
+        elif type(each) is list:
+            parts = each
+        else:
+            parts = _parts(each)
+        if not _PLAIN.issuperset(map(type, parts)):  # in C, since nearly all results are plain
+            rest += [part for part in parts if type(part) not in _PLAIN]
+
+
+def _parts(value: object) -> Sequence[object]:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"the result holds {type(value).__name__}, which JSON lacks: decode them, or return "
+            "trioline.Raw for a line as it is"
+        )
+    if isinstance(value, (set, frozenset)):
+        raise TypeError(
+            f"the result holds a {type(value).__name__}, which JSON lacks: make it a list, "
+            "sorted perhaps"
+        )
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, Mapping):
+        return [*value, *value.values()]
+    return _fields(value)
+
+
+def _fields(value: object) -> list[object]:
+    kind = type(value)
+    names = [
+        *getattr(kind, "__struct_fields__", ()),
+        *getattr(kind, "__dataclass_fields__", ()),
+        *(field.name for field in getattr(kind, "__attrs_attrs__", ())),
+    ]
+    return [getattr(value, name, None) for name in names]
 
 
 def _refuse_nan(value: object) -> None:

@@ -1,34 +1,23 @@
-"""One connection to a server, for async code: runs under trio and asyncio.
+"""One connection to a server, for async code: what can be asked for on it.
 
-Several tasks may make requests at once: they are sent in the order in which they got the
-stream, and a task of the connection hands each reply to the request it answers.
+Runs under trio and asyncio. How requests and replies travel is the business of ``channel``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 import anyio
-import anyio.abc
-import anyio.lowlevel
 
+from trioline.client.channel import Channel, open_stream
 from trioline.client.item import encode_result, failure_of
 from trioline.client.outbox import result_row
-from trioline.client.pipeline import Answer, Pending, Pipeline, decode_get, decoder
-from trioline.client.reach import (
-    CONNECT_SECONDS,
-    address_text,
-    find_token,
-    parse_address,
-    reason_of,
-    tune,
-)
-from trioline.config import RECEIVE_BYTES, Address
-from trioline.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError
+from trioline.client.pipeline import Answer, decode_get, decoder
+from trioline.client.reach import address_text, find_token, parse_address
+from trioline.config import Address
+from trioline.errors import LocalProtocolError
 from trioline.snapshot import Snapshot
-from trioline.wire.codec import encode_request
 from trioline.wire.messages import (
     Bye,
     Done,
@@ -41,22 +30,15 @@ from trioline.wire.messages import (
     Form,
     Get,
     Hello,
-    HelloReply,
     Note,
     Okay,
     Ping,
     Release,
     ReleaseReply,
-    Request,
     Set,
     SetReply,
     Status,
-    WorkLines,
 )
-
-T = TypeVar("T")
-
-BROKEN_STREAM = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 @asynccontextmanager
@@ -97,16 +79,16 @@ async def connect(
         worker=worker, token=find_token(token), detach=detach, deadline=deadline, session=session
     )
     target = parse_address(address_text(address))
-    stream = await _open_stream(target)
+    stream = await open_stream(target)
     failure: Exception | None = None
     opened = Session(stream, target)
     async with stream, anyio.create_task_group() as tasks:
         # Shielded until the body is left, so that a body that is being cancelled can still say
         # goodbye and hear the answer, under a deadline of its own.
         reading = anyio.CancelScope(shield=True)
-        tasks.start_soon(opened._read, reading)
+        tasks.start_soon(opened.read, reading)
         try:
-            await opened._greet(hello)
+            await opened.greet(hello)
             yield opened
         except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
             failure = error
@@ -116,62 +98,8 @@ async def connect(
         raise failure
 
 
-async def _open_stream(address: Address) -> anyio.abc.ByteStream:
-    try:
-        with anyio.fail_after(CONNECT_SECONDS):
-            if address.path is not None:
-                return await anyio.connect_unix(address.path)
-            if address.host is None or address.port is None:
-                raise LocalProtocolError("An address needs a host and a port, or a path.")
-            stream = await anyio.connect_tcp(address.host, address.port)
-    except TimeoutError as error:
-        raise ConnectionLost(
-            f"No connection to {address}: no answer for {CONNECT_SECONDS:g} seconds."
-        ) from error
-    except OSError as error:
-        raise ConnectionLost(f"No connection to {address}: {reason_of(error)}.") from error
-    tune(stream.extra(anyio.abc.SocketAttribute.raw_socket))
-    return stream
-
-
-class Session:
-    """An open connection; made by ``connect``.
-
-    Attributes:
-        address: The server's.
-        hello: What the server said of itself: session, limits, lease timeout.
-        request_count: Requests made so far; whoever waits with ``get`` can see whether another
-            request has ended the wait.
-    """
-
-    hello: HelloReply
-
-    def __init__(self, stream: anyio.abc.ByteStream, address: Address) -> None:
-        self.address = address
-        self.request_count = 0
-        self._stream = stream
-        self._pipeline = Pipeline()
-        self._sending = anyio.Lock()
-        self._ended = anyio.Event()
-        self._end_reason: str | None = None
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the connection has ended: every further request raises ``ConnectionLost``."""
-        return self._end_reason is not None
-
-    async def wait_broken(self) -> str:
-        """Wait until the connection has ended.
-
-        Returns:
-            Why, as a sentence.
-
-        **Cancellation**: nothing happened.
-        """
-        await self._ended.wait()
-        return self._end_reason or ""
-
-    # --- requests -----------------------------------------------------------------------------
+class Session(Channel):
+    """An open connection, with all that can be asked for on it; made by ``connect``."""
 
     async def get(
         self,
@@ -197,7 +125,7 @@ class Session:
         back by ``release()``, with the connection's end, or when their lease runs out.
         """
         request = Get(max=max, wait=wait, form=Form(form), stage=stage)
-        return await self._ask(request, decode_get)
+        return await self.ask(request, decode_get)
 
     async def done(self, results: Iterable[tuple[int, object]], *, text: bool = False) -> DoneReply:
         """Hand results in; the reply is the server's promise that they are safe.
@@ -222,7 +150,7 @@ class Session:
             )
             for number, value in results
         ]
-        return await self._ask(Done(results=rows), decoder(DoneReply))
+        return await self.ask(Done(results=rows), decoder(DoneReply))
 
     async def done_lines(self, first: int, lines: Sequence[bytes]) -> DoneReply:
         """Hand in raw results of lines that follow each other.
@@ -240,7 +168,7 @@ class Session:
         if body.count(b"\n") != len(lines):
             raise LocalProtocolError("A result line has a newline in it.")
         request = DoneLines(first=first, count=len(lines), bytes=len(body))
-        return await self._ask(request, decoder(DoneReply), body)
+        return await self.ask(request, decoder(DoneReply), body)
 
     async def fail(
         self,
@@ -266,7 +194,7 @@ class Session:
         **Cancellation**: unknown; repeating is refused with ``not-held`` if it took effect.
         """
         request = Fail(id=id, error=error, retry=retry, delay=delay, lease=lease)
-        return await self._ask(request, decoder(FailReply))
+        return await self.ask(request, decoder(FailReply))
 
     async def release(self, ids: Sequence[int] | None = None) -> int:
         """Give lines back that were not worked on: it costs no attempt.
@@ -280,7 +208,7 @@ class Session:
         **Cancellation**: unknown; repeating with the same numbers is harmless.
         """
         request = Release(ids=None if ids is None else list(ids))
-        return (await self._ask(request, decoder(ReleaseReply))).released
+        return (await self.ask(request, decoder(ReleaseReply))).released
 
     async def extend(self, lease: int | None = None) -> ExtendReply:
         """Keep leases for another lease timeout from now.
@@ -296,7 +224,7 @@ class Session:
 
         **Cancellation**: unknown; repeating is harmless.
         """
-        return await self._ask(Extend(lease=lease), decoder(ExtendReply))
+        return await self.ask(Extend(lease=lease), decoder(ExtendReply))
 
     async def note(self, text: str, id: int | None = None) -> None:  # noqa: A002
         """Leave a text for whoever watches the job.
@@ -307,14 +235,14 @@ class Session:
 
         **Cancellation**: unknown; repeating is harmless.
         """
-        await self._ask(Note(text=text, id=id), decoder(Okay))
+        await self.ask(Note(text=text, id=id), decoder(Okay))
 
     async def status(self) -> Snapshot:
         """Ask how the job stands.
 
         **Cancellation**: nothing happened.
         """
-        return await self._ask(Status(), decoder(Snapshot))
+        return await self.ask(Status(), decoder(Snapshot))
 
     async def set(
         self,
@@ -331,110 +259,18 @@ class Session:
         **Cancellation**: unknown; repeating is harmless.
         """
         request = Set(lease_timeout=lease_timeout, max_attempts=max_attempts, paused=paused)
-        return await self._ask(request, decoder(SetReply))
+        return await self.ask(request, decoder(SetReply))
 
     async def ping(self) -> None:
         """Ask whether the server is there.
 
         **Cancellation**: nothing happened.
         """
-        await self._ask(Ping(), decoder(Okay))
+        await self.ask(Ping(), decoder(Okay))
 
     async def bye(self) -> None:
         """Give everything back and end the connection.
 
         **Cancellation**: unknown; leaving ``connect`` gives everything back, too, only later.
         """
-        await self._ask(Bye(), decoder(Okay))
-
-    async def post(
-        self,
-        request: Request,
-        decode: Callable[[bytes], T | WorkLines],
-        on_settled: Callable[[Pending[T]], None],
-        body: bytes = b"",
-    ) -> None:
-        """Send a request without waiting for its reply.
-
-        Args:
-            request: Any of them.
-            decode: Reads the reply; see ``pipeline.decoder``.
-            on_settled: Called exactly once, whatever happens, by the task that reads (or by this
-                one where nothing could be sent): with the reply, the refusal or ``ConnectionLost``.
-            body: Raw result lines behind a ``DoneLines``.
-
-        **Cancellation**: ``on_settled`` is called with ``ConnectionLost``; where part of the
-        request may be out, the connection is of no use any more.
-        """
-        pending: Pending[T] = Pending(decode, on_settled)
-        try:
-            await self._send(request, pending, body)
-        finally:
-            if not pending.is_settled and not pending.is_expected:
-                pending.fail(ConnectionLost("The request was not sent."))
-
-    # --- the stream -----------------------------------------------------------------------------
-
-    async def _ask(
-        self, request: Request, decode: Callable[[bytes], T | WorkLines], body: bytes = b""
-    ) -> T:
-        answered = anyio.Event()
-        pending: Pending[T] = Pending(decode, lambda _: answered.set())
-        await self._send(request, pending, body)
-        await answered.wait()
-        return pending.reply
-
-    async def _send(self, request: Request, pending: Pending[T], body: bytes) -> None:
-        async with self._sending:  # what is encoded first must be the first on the stream
-            # Here nothing is out yet; a cancellation that comes later ends the session.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            if self._end_reason is not None:
-                raise ConnectionLost(self._end_reason)
-            data = encode_request(request, body)
-            self._pipeline.expect(pending)
-            self.request_count += 1
-            try:
-                await self._stream.send(data)
-            except BROKEN_STREAM as error:
-                # The reader may still find replies, and the reason why the server has closed:
-                # it is the one who ends the session, and this request with it.
-                await self._stream_ended(error)
-            except BaseException:  # Cancelled above all: part of the request may be out
-                self._end(f"A request to {self.address} was interrupted half-way.")
-                raise
-
-    async def _stream_ended(self, error: BaseException) -> None:
-        with anyio.move_on_after(CONNECT_SECONDS):
-            await self._ended.wait()
-        self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
-
-    async def _greet(self, hello: Hello) -> None:
-        try:
-            with anyio.fail_after(CONNECT_SECONDS):
-                self.hello = await self._ask(hello, decoder(HelloReply))
-        except TimeoutError as error:
-            raise ConnectionLost(
-                f"{self.address} did not answer hello for {CONNECT_SECONDS:g} seconds."
-            ) from error
-        self._pipeline.allow(self.hello.max_line)
-
-    async def _read(self, scope: anyio.CancelScope) -> None:
-        try:
-            with scope:
-                while True:
-                    self._pipeline.feed(await self._stream.receive(RECEIVE_BYTES))
-        except anyio.EndOfStream:
-            self._end(f"The server at {self.address} closed the connection.")
-        except BROKEN_STREAM as error:
-            self._end(f"The connection to {self.address} was lost: {reason_of(error)}.", error)
-        except RemoteProtocolError as error:
-            self._end(f"{self.address} does not speak the protocol: {error}", error)
-        finally:
-            self._end(f"The connection to {self.address} was closed by this side.")
-
-    def _end(self, reason: str, cause: BaseException | None = None) -> None:
-        """Mark it broken and fail whoever waits; the first reason stands."""
-        if self._end_reason is None:
-            self._end_reason = reason
-            self._pipeline.fail_all(reason, cause)
-            self._ended.set()
+        await self.ask(Bye(), decoder(Okay))
