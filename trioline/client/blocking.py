@@ -236,7 +236,7 @@ class Client:
         Raises:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
         """
-        while len(self._outbox):
+        while self._owes_results():
             link = self._tether.link
             # Others may have sent some: what is asked last is answered last.
             barrier: Pending[Okay] = Pending(decoder(Okay))
@@ -356,7 +356,7 @@ class Client:
                 self._send_notes()
                 overdue = now - self._sent_at >= FLUSH_SECONDS
                 if self._outbox.has_returned or (self._outbox.waiting and overdue):
-                    self._send_results(self._tether.link)
+                    self._send_results(self._living_link())
                 if len(self._hand) and now >= renewed_at + self._lease_timeout / 3:
                     renewed_at = now
                     reply = self._tether.ask(Extend(), decoder(ExtendReply))
@@ -366,6 +366,16 @@ class Client:
                 logger.warning("The server refused to extend or note: %s", refusal)
             except ConnectionLost:
                 return  # for good: the next call of the user's raises it
+
+    def _owes_results(self) -> bool:
+        # Looked at in the middle of a move, results would be neither waiting nor sent.
+        with self._settling:
+            return bool(len(self._outbox))
+
+    def _living_link(self) -> Link:
+        """The link, made again where it has ended: what is sent on a dead one comes right back."""
+        link = self._tether.link
+        return link if link.end_reason is None else self._tether.renew(link)
 
     def _send_notes(self) -> None:
         for number in list(self._hand.notes):

@@ -173,7 +173,7 @@ class Consumer:
         """
         try:
             await anyio.lowlevel.checkpoint()
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class():  # noqa: ASYNC103 - ours is raised
             if _is_cancelled():
                 raise
             logger.warning("The function cancelled the task that had called it.")
@@ -194,8 +194,8 @@ class Consumer:
             if self._many:
                 return _checked(self._function(items), len(items))
             return [self._function(items[0])]
-        except BaseException as error:  # noqa: BLE001 - in a thread nothing is meant for us
-            return [_raised(error)] * len(items)
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - in a thread none is ours
+            return [_raised(error)] * len(items)  # noqa: ASYNC104
 
     def _finish(self, items: list[Item], values: Sequence[object], began_at: float) -> None:
         self._pace.record(len(items), time.perf_counter() - began_at)
