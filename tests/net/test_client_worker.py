@@ -232,7 +232,7 @@ def test_a_group_with_the_cancellation_in_it_gives_the_line_back(backend: str) -
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_when_begun)
             summary = await run_worker(answer, server.address, stop=stop, drain_seconds=0.0)
-        return summary
+        return summary  # noqa: RET504 - not from inside the task group
 
     with FakeServer(numbers(1)) as server:
         summary = run(backend, main)
