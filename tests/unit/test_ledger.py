@@ -220,11 +220,11 @@ def test_a_late_result_of_a_delayed_line_wins_too() -> None:
 def test_a_lease_splits_when_its_lines_are_settled_one_by_one() -> None:
     ledger = make()
     lease = take(ledger, ANNA, 6)
-    kept: list[range | set[int]] = []
+    kept: list[object] = []
     for line in (0, 5, 2):
         ledger.settle(ANNA, range(line, line + 1))
-        kept.append(lease.lines)
-    assert kept == [range(1, 6), range(1, 5), {1, 3, 4}], "a range while it can be one"
+        kept.append(lease.lines if isinstance(lease.lines, range) else list(lease.lines))
+    assert kept == [range(1, 6), range(1, 5), [1, 3, 4]], "a range while it can be one"
     assert ledger.holds(ANNA) == ledger.leased_count == 3
     assert lines_of(ledger, 0, 1, 2, 3, 4, 5) == [None, ANNA, None, ANNA, ANNA, None]
     ledger.settle(ANNA, range(6))

@@ -363,7 +363,7 @@ class Ledger:
                 held.setdefault(lease, set()).add(line)
         return sum(self._give_back(lease, given) for lease, given in held.items())
 
-    def _give_back(self, lease: Lease, lines: range | set[int]) -> int:
+    def _give_back(self, lease: Lease, lines: Iterable[int]) -> int:
         runs = runs_of(lines)
         for run in runs:
             self._take(lease, run, lease.holder)

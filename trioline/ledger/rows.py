@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import compress, count
 from typing import NewType
 
 import attrs
@@ -38,6 +39,38 @@ class History:
 FRESH = History()
 
 
+class LineSet:
+    """Some lines of a range: a byte each, where a set of numbers takes a hundred.
+
+    Args:
+        lines: The range; all of it is in the set at first.
+    """
+
+    __slots__ = ("_first", "_mask")
+
+    def __init__(self, lines: range) -> None:
+        self._first = lines.start
+        self._mask = bytearray(b"\x01" * len(lines))
+
+    def __len__(self) -> int:
+        return self._mask.count(1)
+
+    def __bool__(self) -> bool:
+        return self._mask.find(1) >= 0
+
+    def __contains__(self, line: object) -> bool:
+        place = line - self._first if isinstance(line, int) else -1
+        return 0 <= place < len(self._mask) and self._mask[place] == 1
+
+    def __iter__(self) -> Iterator[int]:
+        return compress(count(self._first), self._mask)
+
+    def remove(self, lines: range) -> None:
+        """Take lines of the range out."""
+        start = lines.start - self._first
+        self._mask[start : start + len(lines)] = bytes(len(lines))
+
+
 @attrs.frozen
 class Offer:
     """Lines that could be leased now; nothing has happened yet."""
@@ -53,7 +86,7 @@ class Lease:
 
     number: LeaseId
     holder: HolderId
-    lines: range | set[int]
+    lines: range | LineSet
     """What is still leased of them: a range until one inside it is settled."""
     history: History
     granted_at: float
@@ -77,8 +110,8 @@ class Lease:
             if lines.stop == held.stop:
                 self.lines = range(held.start, lines.start)
                 return
-            self.lines = held = set(held)
-        held.difference_update(lines)
+            self.lines = held = LineSet(held)
+        held.remove(lines)
 
 
 @attrs.frozen
@@ -99,7 +132,7 @@ class Failure:
     """None where it is queued again."""
 
 
-def runs_of(lines: range | Iterable[int]) -> list[range]:
+def runs_of(lines: Iterable[int]) -> list[range]:
     """Put lines together into as few ranges as possible, in order."""
     if isinstance(lines, range):
         return [lines] if lines else []

@@ -57,6 +57,7 @@ class Grants:
         self._notice = notice
         self._changed = changed
         self._waiters: Deadlines[Waiter] = Deadlines()
+        self._parted: Deadlines[Waiter] = Deadlines()  # said all they had to say: served last
         self.is_stopped = False
         """The server is leaving: nothing is given out any more."""
         self.is_complete = False
@@ -64,7 +65,8 @@ class Grants:
 
     def next_due_at(self) -> float | None:
         """When the next wait is over; None where nobody waits."""
-        return self._waiters.next_due_at()
+        instants = (self._waiters.next_due_at(), self._parted.next_due_at())
+        return min((instant for instant in instants if instant is not None), default=None)
 
     def get(self, peer: Peer, request: Get, ref: Ref, slot: Slot) -> None:
         """Fill the slot now, or when there is work, or when the wait is over.
@@ -105,7 +107,8 @@ class Grants:
         """Let all others who wait be served before a peer that may be gone."""
         if peer.waiter is not None:
             now = trio.current_time()
-            self._waiters.start(peer.waiter, self._waiters.due_at(peer.waiter) - now, now)
+            self._parted.start(peer.waiter, self._waiters.due_at(peer.waiter) - now, now)
+            self._waiters.stop(peer.waiter)
 
     def end_wait(self, peer: Peer) -> None:
         """Answer a peer's waiting ``get``, if it has one, with ``retry``."""
@@ -114,25 +117,25 @@ class Grants:
 
     def end_due_waits(self, now: float) -> None:
         """Answer those whose wait is over."""
-        for waiter in self._waiters.due(now):
+        for waiter in (*self._waiters.due(now), *self._parted.due(now)):
             self._answer(waiter, _retry(waiter))
 
     def stop(self) -> None:
         """Give nothing out any more, and tell those who wait."""
         self.is_stopped = True
-        for waiter in self._waiters.items():
+        for waiter in (*self._waiters.items(), *self._parted.items()):
             self._answer(waiter, _retry(waiter))
 
     def complete(self) -> None:
         """Tell those who wait, and all who will ask, that the job is over."""
         self.is_complete = True
-        for waiter in self._waiters.items():
+        for waiter in (*self._waiters.items(), *self._parted.items()):
             self._answer(waiter, encode_reply(Complete(), waiter.ref))
 
     def feed(self) -> None:
         """Give work to those who wait, as far as there is some; to be called after any change."""
         self._changed.unpark_all()
-        while (waiter := self._waiters.first()) is not None:
+        while (waiter := self._waiters.first() or self._parted.first()) is not None:
             reply = self._grant(waiter)
             if reply is None:
                 return
@@ -140,6 +143,7 @@ class Grants:
 
     def _answer(self, waiter: Waiter, reply: bytes) -> None:
         self._waiters.stop(waiter)
+        self._parted.stop(waiter)
         waiter.peer.waiter = None
         waiter.slot.fill(reply)
 

@@ -41,6 +41,9 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 _raw = msgspec.json.Decoder(Raw)
 _encoder = msgspec.json.Encoder()
 
+SECONDS_FIELDS = frozenset({"lease_timeout", "retry_in"})
+"""Written as whole numbers where they are whole: shells take replies apart by their text."""
+
 BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 """All that msgspec raises on bytes that are not JSON (a UnicodeDecodeError is a ValueError)."""
 
@@ -132,6 +135,10 @@ def encode_reply(reply: object, ref: Ref = None, body: bytes = b"") -> bytes:
         "ok": not isinstance(reply, Refusal),
         **_converter.unstructure(reply),
     }
+    for name in SECONDS_FIELDS & fields.keys():
+        seconds = fields[name]
+        if isinstance(seconds, float) and seconds.is_integer():
+            fields[name] = int(seconds)
     if ref is not None:
         fields["ref"] = ref
     return _line(fields) + body
