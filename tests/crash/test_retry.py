@@ -15,7 +15,9 @@ from trioline.errors import StorageError, UsageError
 from trioline.storage import Job, Rejection, Results, encode_record
 from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk
+from trioline.storage.repair import Given, examine
 from trioline.storage.retry import Retry
+from trioline.storage.retry_files import RetryFiles
 from trioline.storage.verification import find_subject, verify
 
 FOLDER = Path("/d")
@@ -196,3 +198,42 @@ def test_a_changed_output_stops_the_retry_before_anything_is_replaced() -> None:
     files.put(settings.output, OLD)
     assert retry_all(files, settings) == 2  # the results were kept
     assert files.get(settings.output) == NEW
+
+
+def stopped_in_the_swap() -> Iterator[tuple[CrashFiles, JobSettings]]:
+    """Jobs whose retry was killed at each operation of its swap."""
+    at = 0
+    while crashed := list(crashed_at(at := at + 1, power=False, after=False)):
+        files, settings = crashed[0]
+        if Disk(files).stat(RetryFiles(settings).swap) is not None:
+            yield files, settings
+
+
+def test_repair_leaves_a_job_in_the_midst_of_a_swap_alone() -> None:
+    count = 0
+    for files, settings in stopped_in_the_swap():
+        before = files.get(settings.output)
+        with pytest.raises(UsageError, match="trioline retry"):
+            examine(Disk(files), Given(output=settings.output))
+        assert files.get(settings.output) == before
+        count += 1
+    assert count > 5
+
+
+def test_a_swap_whose_new_files_are_lost_is_refused_and_changes_nothing() -> None:
+    refused = 0
+    for files, settings in stopped_in_the_swap():
+        disk = Disk(files)
+        new_files = [new for new, _ in RetryFiles(settings).replacements()[:2]]
+        lost = [new for new in new_files if disk.stat(new) is not None]
+        for new in lost:
+            disk.unlink(new)
+        if not lost:
+            continue
+        checkpoint = files.get(settings.state / "checkpoint")
+        with pytest.raises(StorageError, match="is not what a retry had made"):
+            retry_all(files, settings)
+        assert files.get(settings.state / "checkpoint") == checkpoint
+        assert disk.stat(RetryFiles(settings).swap) is not None
+        refused += 1
+    assert refused > 2

@@ -25,6 +25,7 @@ from trioline.storage.frames import Kind
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
 from trioline.storage.output import GrowingFile
 from trioline.storage.rejected_rebuild import unrecorded
+from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
 from trioline.storage.salvage import Reach, Scan, scan_journal
 from trioline.storage.source import Source
@@ -333,10 +334,12 @@ def examine(disk: Disk, given: Given) -> Plan:
     """Look at a job's files; nothing is changed. The caller holds the lock.
 
     Raises:
-        UsageError: The input is not there, is another one, or must be named.
+        UsageError: The input is not there, is another one, or must be named; or a retry was
+            stopped while it replaced the files, and is to end that first.
         StorageError: There is nothing to repair it from, or a later version wrote it.
     """
     seen = Examination(disk, given)
+    check_no_swap(disk, seen.settings)
     segments = seen.damaged_segments()
     base = _find_base(seen)
     if seen.found and not seen.steps:

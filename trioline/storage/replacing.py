@@ -99,12 +99,37 @@ def finish_swap(disk: Disk, files: RetryFiles) -> Checkpoint | None:
         if disk.stat(new) is not None:
             disk.rename(new, place)
         disk.sync_folder(place.parent)
+    _check_in_place(disk, files, checkpoint)
     path = files.settings.state / CHECKPOINT_NAME
     with contextlib.closing(CheckpointFile(disk, path)) as slots:
         slots.write(checkpoint)
         checkpoint = slots.repeat(checkpoint)
     clear(disk, files)
     return checkpoint
+
+
+def _check_in_place(disk: Disk, files: RetryFiles, checkpoint: Checkpoint) -> None:
+    """Hold the files in their places against what the swap says of them, before it is believed.
+
+    A new file that is missing may have been renamed, or lost: hidden files stay behind when a job
+    is copied by its visible names, for instance.
+    """
+    (new_output, output), (new_rejected, rejected), _ = files.replacements()
+    for new, place, length, tail in (
+        (new_output, output, checkpoint.output_bytes, checkpoint.tail_crc),
+        (
+            new_rejected,
+            rejected,
+            checkpoint.rejected_bytes,
+            checkpoint.rejected_tail_crc,
+        ),
+    ):
+        if disk.size(place) != length or _tail(disk, place, length)[1] != tail:
+            raise StorageError(
+                f"{place} is not what a retry had made for its place, and {new} is not there. "
+                "Nothing else was changed: put that file back, or the whole job from a copy.",
+                place,
+            )
 
 
 class _Copy:

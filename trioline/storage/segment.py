@@ -62,7 +62,7 @@ class Segment:
         self._is_synced = not is_new
         self._window = _Window()
         if is_new:
-            self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         else:
             self.length = disk.size(self.path)
 
