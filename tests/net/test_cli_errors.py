@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -290,6 +291,14 @@ def test_fresh_on_a_port_that_is_taken_keeps_the_old_answers(
 ) -> None:
     refuse("serve", "in", "out", "--fresh", "--port", str(port), says="Cannot listen")
     assert (job / "out").read_bytes() == b"0\n1\n"
+
+
+def test_a_job_to_be_resumed_is_untouched_where_the_port_is_taken(
+    folder: Path, port: int, refuse: Try
+) -> None:
+    with serving("in", "out", cwd=folder) as serve:
+        assert serve.stop(signal.SIGTERM).code == 4
+    refuse("serve", "in", "out", "--port", str(port), says="Cannot listen")
 
 
 def test_hosts(folder: Path, refuse: Try) -> None:

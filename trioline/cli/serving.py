@@ -18,14 +18,15 @@ import trio
 from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
 from trioline.cli.options import job_settings, lease_settings, server_settings
 from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
-from trioline.errors import UsageError
+from trioline.errors import StorageError, UsageError
 from trioline.ops.progress import Progress, summary
 from trioline.server.app import Outcome, Server
 from trioline.server.listeners import open_listeners
+from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.job import Job
 from trioline.storage.numbers import Numbers
-from trioline.storage.opening import check_paths
+from trioline.storage.opening import CHECKPOINT_NAME, check_paths
 
 log = logging.getLogger("trioline.cli")
 
@@ -92,7 +93,7 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
 
 
 def _check_before(service: Service) -> None:
-    """Find out what would fail only after a new job's files were made, or an old one's thrown away.
+    """Find out what would fail only after a job's files were made, recovered or thrown away.
 
     Raises:
         UsageError: An address cannot be listened on, or the address file cannot be written.
@@ -103,7 +104,19 @@ def _check_before(service: Service) -> None:
         raise UsageError(f"The address file {path} cannot be written: {why}.")
     if service.job.fresh or not service.job.state.exists():
         check_paths(Disk(OsFiles()), service.job)
-        trio.run(_try_to_listen, service.server)
+    elif not _goes_on(service.job.state / CHECKPOINT_NAME):
+        return
+    trio.run(_try_to_listen, service.server)
+
+
+def _goes_on(checkpoint: Path) -> bool:
+    """Whether a job there is to be served again; where that cannot be read, opening it says why."""
+    try:
+        with contextlib.closing(CheckpointFile(Disk(OsFiles()), checkpoint)) as slots:
+            found = [slot for slot in slots.slots() if slot is not None]
+    except StorageError:
+        return False
+    return bool(found) and not max(found, key=lambda slot: slot.sequence).finished
 
 
 async def _try_to_listen(settings: ServerSettings) -> None:
