@@ -11,7 +11,7 @@ from storage_helpers import Crash, CrashFiles, input_of, settings_for
 from trioline.config import Fsync
 from trioline.storage import Entry, Job, Rejection, Results, encode_record
 from trioline.storage.files import Disk
-from trioline.storage.verification import find_subject, verify
+from trioline.storage.verify.verification import find_subject, verify
 
 FOLDER = Path("/d")
 LINES = 200

@@ -39,8 +39,8 @@ from trioline.storage.entries import Results
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
-from trioline.storage.mending import mend, open_once
-from trioline.storage.repair import Given, Plan, examine
+from trioline.storage.repair.mending import mend, open_once
+from trioline.storage.repair.plan import Given, Plan, examine
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 JOB = Given(output=FOLDER / "out")

@@ -15,10 +15,10 @@ from trioline.errors import StorageError, UsageError
 from trioline.storage import Job, Rejection, Results, encode_record
 from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk
-from trioline.storage.repair import Given, examine
-from trioline.storage.retry import Retry
+from trioline.storage.repair.plan import Given, examine
+from trioline.storage.retry.retry import Retry
 from trioline.storage.retry_files import RetryFiles
-from trioline.storage.verification import find_subject, verify
+from trioline.storage.verify.verification import find_subject, verify
 
 FOLDER = Path("/d")
 LINES = 130

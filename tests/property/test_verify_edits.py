@@ -11,8 +11,8 @@ from storage_helpers import CrashFiles, settings_for
 
 from trioline.storage import Job, Rejection, Results, encode_record
 from trioline.storage.files import Disk
-from trioline.storage.findings import Report
-from trioline.storage.verification import find_subject, verify
+from trioline.storage.verify.findings import Report
+from trioline.storage.verify.verification import find_subject, verify
 from trioline.wire.codec import is_json
 
 FOLDER = Path("/d")

@@ -13,9 +13,9 @@ import pytest
 from processes import invoke
 
 from trioline.cli.main import EXIT_OTHER, EXIT_USAGE
-from trioline.storage import probe as probing
-from trioline.storage.mounts import Mount, meaning, mount_of, parse
-from trioline.storage.probe import PROBES, Check, probe
+from trioline.storage.doctor import probe as probing
+from trioline.storage.doctor.mounts import Mount, meaning, mount_of, parse
+from trioline.storage.doctor.probe import PROBES, Check, probe
 
 MOUNTINFO = r"""
 24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw

@@ -13,10 +13,10 @@ from trioline.config import JobSettings
 from trioline.errors import DiskFull, JobLocked, JobMismatch, StorageError, UsageError
 from trioline.storage import Job, Rejection, Results, encode_record
 from trioline.storage.files import Disk
-from trioline.storage.pieces import READ_BYTES, pieces
-from trioline.storage.retry import Retry
+from trioline.storage.retry.retry import Retry
 from trioline.storage.retry_files import RetryFiles
-from trioline.storage.verification import find_subject, verify
+from trioline.storage.verify.pieces import READ_BYTES, pieces
+from trioline.storage.verify.verification import find_subject, verify
 
 FOLDER = Path("/d")
 LONG = b"y" * 3_000_000

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
-from trioline.storage.probe import Check, probe
+from trioline.storage.doctor.probe import Check, probe
 
 
 @click.command("doctor")

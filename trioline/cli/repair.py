@@ -13,9 +13,9 @@ from trioline.cli.options import text_option
 from trioline.errors import UsageError
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.lock import Lock
-from trioline.storage.mending import mend, open_once
 from trioline.storage.opening import LOCK_NAME
-from trioline.storage.repair import Given, Plan, examine
+from trioline.storage.repair.mending import mend, open_once
+from trioline.storage.repair.plan import Given, Plan, examine
 
 _path = click.Path(path_type=Path)
 

@@ -21,7 +21,7 @@ from trioline.cli.options import (
 )
 from trioline.cli.run import has_command, serve_and_work
 from trioline.cli.serving import Companion, Service, serve_job, service_from
-from trioline.storage.retry import Retry
+from trioline.storage.retry.retry import Retry
 
 log = logging.getLogger("trioline.cli")
 

@@ -20,14 +20,14 @@ from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
 from trioline.storage.recovery import recover
-from trioline.storage.rejected_rebuild import write_records
-from trioline.storage.repair import Base, Plan
-from trioline.storage.run import RUN_NAME, write_run
-from trioline.storage.salvage import records_in, scan_journal, write_good
-from trioline.storage.source import Source
-from trioline.storage.vouch import (
+from trioline.storage.repair.plan import Base, Plan
+from trioline.storage.repair.rejected_rebuild import write_records
+from trioline.storage.repair.salvage import records_in, scan_journal, write_good
+from trioline.storage.repair.vouch import (
     offset_of_line,
 )
+from trioline.storage.run import RUN_NAME, write_run
+from trioline.storage.source import Source
 
 _COPY_BYTES = 1024 * 1024
 

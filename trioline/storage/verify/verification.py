@@ -20,13 +20,13 @@ from trioline.errors import UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME, Table
 from trioline.storage.files import Disk, File, Files, OsFiles
-from trioline.storage.findings import Finding, Report
-from trioline.storage.marks import Mark, Record, read_records
 from trioline.storage.opening import CHECKPOINT_NAME
-from trioline.storage.pieces import pieces
 from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, hash_input, read_run
-from trioline.storage.sides import Blocks, FindBad, Side, Walk
+from trioline.storage.verify.findings import Finding, Report
+from trioline.storage.verify.marks import Mark, Record, read_records
+from trioline.storage.verify.pieces import pieces
+from trioline.storage.verify.sides import Blocks, FindBad, Side, Walk
 
 _HELD_BYTES = 1024 * 1024
 """A longer line of the input comes in parts."""

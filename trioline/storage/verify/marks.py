@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import attrs
 import msgspec
 
-from trioline.storage.pieces import Read, pieces
+from trioline.storage.verify.pieces import Read, pieces
 
 MAX_RECORD_BYTES = 8 << 30
 """Of the longest line that can be allowed, each byte of it escaped."""

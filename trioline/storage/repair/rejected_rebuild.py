@@ -14,8 +14,8 @@ from pathlib import Path
 from trioline.config import JobSettings
 from trioline.storage.files import Disk
 from trioline.storage.rejected import encode_record
+from trioline.storage.repair.vouch import blocks, record_id
 from trioline.storage.source import InputLineTooLong, Source
-from trioline.storage.vouch import blocks, record_id
 
 LOST = "the record of this line was lost; made anew by trioline repair"
 _WRITE_BYTES = 256 * 1024

@@ -24,12 +24,9 @@ from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
 from trioline.storage.output import GrowingFile
-from trioline.storage.rejected_rebuild import unrecorded
-from trioline.storage.retry_files import check_no_swap
-from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
-from trioline.storage.salvage import Reach, Scan, scan_journal
-from trioline.storage.source import Source
-from trioline.storage.vouch import (
+from trioline.storage.repair.rejected_rebuild import unrecorded
+from trioline.storage.repair.salvage import Reach, Scan, scan_journal
+from trioline.storage.repair.vouch import (
     Prefix,
     Records,
     is_json,
@@ -38,6 +35,9 @@ from trioline.storage.vouch import (
     records_below,
     vouched,
 )
+from trioline.storage.retry_files import check_no_swap
+from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
+from trioline.storage.source import Source
 
 
 @attrs.frozen(kw_only=True)

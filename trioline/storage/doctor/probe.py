@@ -18,7 +18,7 @@ import attrs
 
 from trioline.config import SEGMENT_BYTES
 from trioline.errors import UsageError
-from trioline.storage.mounts import MOUNTINFO, meaning, mount_of, parse
+from trioline.storage.doctor.mounts import MOUNTINFO, meaning, mount_of, parse
 
 WRITE_BYTES = 4_096
 WRITES = 50

@@ -10,9 +10,9 @@ import attrs
 
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES, UNKNOWN, Entry, Table, Tally
-from trioline.storage.findings import Finding, Report
-from trioline.storage.marks import Mark
-from trioline.storage.pieces import Piece, Read, pieces
+from trioline.storage.verify.findings import Finding, Report
+from trioline.storage.verify.marks import Mark
+from trioline.storage.verify.pieces import Piece, Read, pieces
 
 _COMPARED_BLOCKS = 1_024
 """Compared with the table at a time."""

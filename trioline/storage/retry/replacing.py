@@ -24,8 +24,8 @@ from trioline.storage.files import Disk, File
 from trioline.storage.new_file import NewFile
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import CHECKPOINT_NAME
-from trioline.storage.pieces import READ_BYTES, pieces
 from trioline.storage.retry_files import RetryFiles, Swap, clear, read_swap, write_record
+from trioline.storage.verify.pieces import READ_BYTES, pieces
 
 _COMPARED_BLOCKS = 1_024
 _MAX_LINE_BYTES = 1 << 31

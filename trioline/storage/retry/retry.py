@@ -18,15 +18,15 @@ from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.files import Disk, File, Files, OsFiles
 from trioline.storage.lock import Lock
-from trioline.storage.marks import Record, read_records
 from trioline.storage.new_file import NewFile
 from trioline.storage.numbers import Numbers, pack
 from trioline.storage.opening import CHECKPOINT_NAME, LOCK_NAME, check_paths
 from trioline.storage.output import GrowingFile
-from trioline.storage.pieces import pieces
-from trioline.storage.replacing import finish_swap, prepare_swap
+from trioline.storage.retry.replacing import finish_swap, prepare_swap
 from trioline.storage.retry_files import Plan, RetryFiles, clear, read_plan, write_record
 from trioline.storage.run import Run, check_match, read_run
+from trioline.storage.verify.marks import Record, read_records
+from trioline.storage.verify.pieces import pieces
 
 _HELD_BYTES = 1024 * 1024
 """A longer line of the input is copied in parts."""

@@ -1,0 +1,1 @@
+"""``trioline doctor``: what a folder's file system can be trusted with, found by trying it."""

@@ -1,0 +1,1 @@
+"""``trioline verify``: prove that the nth output line answers the nth input line."""
