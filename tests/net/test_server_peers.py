@@ -89,6 +89,7 @@ def test_the_former_connection_of_a_session_waits_no_more(serve: Serve) -> None:
         session = old.ask(op="hello")["session"]
         assert holder.ask(op="get")["status"] == "work"
         old.send(b'{"op":"get","wait":30}')
+        wire_is_waiting(server)
         assert new.ask(op="hello", session=session)["session"] == session
         assert old.reply()["status"] == "retry"
         new.send(b'{"op":"get","wait":30}')
