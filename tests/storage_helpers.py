@@ -61,6 +61,8 @@ class CrashFiles:
         self._folders: dict[str, _Folder] = {}
         self._open: dict[int, tuple[Path, _Inode]] = {}
         self._locks: dict[int, int] = {}
+        self._removed: dict[str, _Folder] = {}
+        """Folders that a power loss may bring back."""
         self._next = 10
         for path in folders:
             self._folders[str(path)] = _Folder(self._number(), is_synced=True)
@@ -106,6 +108,12 @@ class CrashFiles:
                 del self._folders[path]
                 continue
             folder.is_synced = True
+        for path, folder in reversed(self._removed.items()):  # the outer ones went last
+            parent = path.rpartition("/")[0]
+            if path not in self._folders and parent in self._folders and rng.random() < 0.5:
+                self._folders[path] = folder
+        self._removed.clear()
+        for folder in self._folders.values():
             if folder.pending:
                 names = dict(folder.synced)
                 for change in folder.pending:
@@ -224,6 +232,22 @@ class CrashFiles:
         self._folders[str(path)] = _Folder(self._number(), is_synced=False)
         self._called()
 
+    def rmdir(self, path: Path) -> None:
+        self._call("rmdir", path)
+        folder = self._folders.get(str(path))
+        if folder is None:
+            raise _error(errno.ENOENT, path)
+        if folder.names or any(name.rpartition("/")[0] == str(path) for name in self._folders):
+            raise _error(errno.ENOTEMPTY, path)
+        del self._folders[str(path)]
+        if folder.is_synced:
+            self._removed[str(path)] = folder
+        self._called()
+
+    def copy_permissions(self, path: Path, fd: int) -> None:
+        self._find(path)
+        self._fail("copy_permissions", self._open[fd][0])
+
     def listdir(self, path: Path) -> list[str]:
         self._fail("listdir", path)
         if str(path) not in self._folders:
@@ -238,6 +262,10 @@ class CrashFiles:
         for other, inner in self._folders.items():
             if not inner.is_synced and other.rpartition("/")[0] == str(path):
                 inner.is_synced = True
+        for other in [*self._removed]:
+            parent = other.rpartition("/")[0]
+            if parent == str(path) or parent not in self._folders:
+                self._removed.pop(other)
         self._called()
 
     # --- inside -----------------------------------------------------------------------------

@@ -5,87 +5,30 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from storage_helpers import Crash, CrashFiles, input_of, settings_for
+from retry_helpers import (
+    FAIL_AGAIN,
+    FOLDER,
+    LINES,
+    NEW,
+    OLD,
+    answer,
+    finished_job,
+    retry_all,
+    run_again,
+)
+from storage_helpers import Crash, CrashFiles, settings_for
 
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
-from trioline.storage import Job, Rejection, Results, encode_record
+from trioline.storage import Job, Results
 from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk
 from trioline.storage.repair.plan import Given, examine
 from trioline.storage.retry.retry import Retry
 from trioline.storage.retry_files import RetryFiles
 from trioline.storage.verify.verification import find_subject, verify
-
-FOLDER = Path("/d")
-LINES = 130
-REJECTED = (0, 5, 6, 64, 129)
-FAIL_AGAIN = (6, 129)
-
-
-def answer(line: int) -> bytes:
-    return b'"%d %s"\n' % (line, b"." * 60)
-
-
-def record(files: CrashFiles, settings: JobSettings, line: int, error: str) -> Rejection:
-    text = files.get(settings.input).split(b"\n")[line]
-    return Rejection(line, encode_record(line, text, attempts=1, losses=0, errors=[error]))
-
-
-def finished_job() -> tuple[CrashFiles, JobSettings]:
-    files = CrashFiles()
-    settings = settings_for(FOLDER)
-    files.put(settings.input, input_of(LINES))
-    job = Job.open(settings, files)
-    job.commit(
-        [
-            record(files, settings, line, "first")
-            if line in REJECTED
-            else Results(line, 1, answer(line))
-            for line in range(LINES)
-        ]
-    )
-    job.finish(job.source.offset_of(LINES))
-    job.close()
-    return files, settings
-
-
-def retry_all(files: CrashFiles, settings: JobSettings) -> int:
-    """A whole retry, as the command does it; returns how many lines failed again."""
-    retry = Retry.open(settings, files)
-    if not retry.line_count:
-        retry.close()
-        return 0
-    assert retry.numbers is not None
-    if not retry.is_served:
-        job = Job.open(retry.settings, files)
-        for place, line in enumerate(retry.numbers):
-            if place < job.written_count or any(place in lines for lines in job.ahead()):
-                continue
-            if line in FAIL_AGAIN:
-                again = record(files, settings, line, "again")
-                job.commit([Rejection(place, again.record)])
-            else:
-                job.commit([Results(place, 1, b'"%d again"\n' % line)])
-        job.finish(job.source.offset_of(retry.line_count))
-        job.close()
-    left = retry.put_in_place()
-    retry.close()
-    return left
-
-
-OLD = b"".join(b"null\n" if line in REJECTED else answer(line) for line in range(LINES))
-NEW = b"".join(
-    b"null\n"
-    if line in FAIL_AGAIN
-    else b'"%d again"\n' % line
-    if line in REJECTED
-    else answer(line)
-    for line in range(LINES)
-)
 
 
 def check_whole(files: CrashFiles, settings: JobSettings) -> bool:
@@ -187,17 +130,80 @@ def test_a_job_thrown_away_in_the_midst_of_a_retry_leaves_nothing_of_it(*, power
             assert not [name for name in left if "new" in name or name in ("lines", "plan.json")]
 
 
-def test_a_changed_output_stops_the_retry_before_anything_is_replaced() -> None:
+def test_an_output_changed_under_a_retry_stops_it_before_anything_is_replaced() -> None:
     files, settings = finished_job()
     changed = files.get(settings.output).replace(b'"10 ', b'"01 ')
-    files.put(settings.output, changed)
-    with pytest.raises(StorageError, match="checksums do not hold"):
-        retry_all(files, settings)
-    files.kill()
+    with contextlib.closing(Retry.open(settings, files)) as retry:
+        run_again(retry, files)
+        files.put(settings.output, changed)
+        with pytest.raises(StorageError, match="checksums do not hold"):
+            retry.put_in_place()
     assert files.get(settings.output) == changed
     files.put(settings.output, OLD)
     assert retry_all(files, settings) == 2  # the results were kept
     assert files.get(settings.output) == NEW
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "old", "new", "where"),
+    [
+        ("out", b'"10 ', b'"01 ', "/d/out: lines 0 to 63 "),
+        ("out", b'null\n"7 ', b'"xy"\n"7 ', "/d/out: line 6 "),
+        ("in", b"line 70 ", b"line 07 ", "/d/in: lines 64 to 127 "),
+        ("out.rejected", b"line 64 ", b"line 46 ", "/d/in: line 64 "),
+        ("out.rejected", b'"id":64', b'"id":65', "/d/in: line 65 "),
+        ("out.rejected", b'"id":6,', b'"id":4,', "/d/out.rejected: line 2 "),
+    ],
+)
+def test_what_was_changed_is_named_before_any_line_is_run_again(
+    name: str, old: bytes, new: bytes, where: str, *, is_resumed: bool
+) -> None:
+    # So long that the sum of the input's ends, which any start looks at, does not tell.
+    files, settings = finished_job(b"." * 20_000)
+    if is_resumed:
+        Retry.open(settings, files).close()
+    before = files.get(FOLDER / name)
+    files.put(FOLDER / name, before.replace(old, new, 1))
+    damaged = {path: files.get(path) for path in files.paths() if path.name != "lock"}
+    assert damaged[FOLDER / name] != before
+    with pytest.raises(StorageError) as caught:
+        Retry.open(settings, files)
+    sentence = str(caught.value)
+    assert where in sentence
+    assert "no line was run again" in sentence
+    assert "trioline repair /d/out" in sentence
+    assert {path: files.get(path) for path in damaged} == damaged
+    assert files.open_count == 0
+    files.put(FOLDER / name, before)
+    assert retry_all(files, settings) == len(FAIL_AGAIN)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_nothing_of_a_retry_is_left(*, power: bool) -> None:
+    """Whatever it was stopped at: the next one leaves no file and no folder behind."""
+    files, settings = finished_job()
+    before = set(files.paths())
+    for at in (10**9, *range(1, 150)):
+        for stopped, _ in crashed_at(at, power=power, after=True):
+            files = stopped
+            retry_all(files, settings)
+        if at == 10**9:
+            retry_all(files, settings)
+        retry_all(files, settings)  # where the lines had gone, their folder may have come back
+        assert set(files.paths()) == before
+        assert Disk(files).stat(settings.state / "retry") is None
+
+
+def test_what_somebody_else_put_beside_a_retry_stays() -> None:
+    files, settings = finished_job()
+    retry = RetryFiles(settings)
+    Retry.open(settings, files).close()
+    files.mkdir(retry.folder / "mine")
+    files.put(retry.folder / "mine" / "notes", b"1")
+    retry_all(files, settings)
+    assert files.get(settings.output) == NEW
+    assert files.get(retry.folder / "mine" / "notes") == b"1"
 
 
 def stopped_in_the_swap() -> Iterator[tuple[CrashFiles, JobSettings]]:

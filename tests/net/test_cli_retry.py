@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import Plain, Serve, numbers, serving, started, trioline, wait_until
+from processes import Plain, Serve, contents, numbers, serving, started, trioline, wait_until
 
 COUNT = 300
 BAD = range(3, COUNT, 50)
@@ -114,6 +115,47 @@ def test_a_retry_with_workers_of_its_own(folder: Path) -> None:
     ended = trioline("retry", "in", "out", cwd=folder)
     assert ended.code == 0
     assert "there is nothing to retry" in ended.stderr
+
+
+def test_a_retry_leaves_the_files_as_they_were_but_for_their_content(folder: Path) -> None:
+    """Their modes and owners, links to them, and nothing beside them."""
+    (folder / "elsewhere").mkdir()
+    (folder / "out").rename(folder / "elsewhere" / "answers")
+    (folder / "out").symlink_to("elsewhere/answers")
+    is_root = os.geteuid() == 0
+    paths = [folder / name for name in ("out", "out.rejected", "out.trioline/checksums")]
+    for path, mode in zip(paths, (0o600, 0o660, 0o646), strict=True):
+        path.chmod(mode)
+        if is_root:
+            os.chown(path, 12_345, 23_456)
+    before = {path: path.stat() for path in paths}
+    names = sorted(path.relative_to(folder) for path in folder.rglob("[a-z]*"))
+    ended = trioline("retry", "in", "out", "--exec", "cat", "-j", "1", *QUICK, cwd=folder)
+    assert ended.code == 0, ended.stderr
+    for path in paths:
+        now, then = path.stat(), before[path]
+        assert now.st_ino != then.st_ino
+        assert (now.st_mode, now.st_uid, now.st_gid) == (then.st_mode, then.st_uid, then.st_gid)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("[a-z]*")) == names
+    assert (folder / "out").is_symlink()
+    assert [results(folder)[line] for line in BAD] == list(BAD)
+
+
+def test_what_was_changed_is_named_before_anybody_works(folder: Path) -> None:
+    lines = (folder / "out").read_bytes().splitlines(keepends=True)
+    lines[100], lines[101] = lines[101], lines[100]
+    (folder / "out").write_bytes(b"".join(lines))
+    before = contents(folder)
+    ended = trioline("retry", "in", "out", "--each", "touch worked", "-j", "1", cwd=folder)
+    assert ended.code == 74
+    assert "out: lines 64 to 127 (from byte " in ended.stderr
+    assert "`trioline repair out`" in ended.stderr
+    assert contents(folder) == before
+    assert trioline("repair", "out", "--yes", cwd=folder).code == 0
+    for command in ("run", "retry"):
+        trioline(command, "in", "out", "--exec", "cat", "-j", "1", *QUICK, cwd=folder)
+    assert trioline("verify", "in", "out", cwd=folder).code == 0
+    assert rejected_ids(folder) == []
 
 
 def test_workers_see_the_inputs_line_numbers(folder: Path) -> None:

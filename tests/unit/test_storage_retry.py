@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import attrs
@@ -102,7 +103,7 @@ def test_a_damaged_rejected_file_is_named() -> None:
         Retry.open(settings, files)
     files.put(settings.rejected, records)
     files.put(settings.output, files.get(settings.output) + b"more\n")
-    with pytest.raises(StorageError, match=r"/d/out was changed"):
+    with pytest.raises(StorageError, match=r"/d/out goes on after byte 22, .*`trioline repair"):
         Retry.open(settings, files)
 
 
@@ -116,6 +117,59 @@ def test_a_plan_for_another_state_of_the_job_is_not_followed() -> None:
     files.put(plan, b"{")
     with pytest.raises(StorageError, match="is damaged"):
         Retry.open(settings, files)
+
+
+def test_files_cut_under_a_retry_are_named_and_nothing_changes() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    assert retry.numbers is not None
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    before = files.get(settings.output)
+    path = RetryFiles(settings).numbers
+    whole = files.get(path)
+    for end in (0, 9, 24):
+        fd = files.open(path, os.O_RDWR)
+        files.truncate(fd, end)
+        files.close(fd)
+        with pytest.raises(StorageError, match=r"/d/out.trioline/retry/numbers has become shorter"):
+            retry.put_in_place()
+        with pytest.raises(StorageError, match=r"/d/out.trioline/retry/numbers has become shorter"):
+            retry.numbers[3]
+        retry.close()
+        files.put(path, whole[:end])
+        with pytest.raises(StorageError, match=r"retry/numbers is damaged.* remove /d/out.trio"):
+            Retry.open(settings, files)
+        files.put(path, whole)
+        retry = Retry.open(settings, files)
+        assert retry.numbers is not None
+    results = RetryFiles(settings).results
+    for content in (b"2\n3\n4\n", b"2\n3\n4\n6\n", b"2\n3\n4\n5\n6\n"):
+        files.put(results, content)
+        with pytest.raises(StorageError, match=r"/d/out.trioline/retry/results was changed"):
+            retry.put_in_place()
+    assert files.get(settings.output) == before
+    files.put(results, b"2\n3\n4\n5\n")
+    assert retry.put_in_place() == 0
+    retry.close()
+
+
+def test_long_results_that_were_changed_are_named() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    content = b"2\n3\n4\n" + b"5" * 10_000 + b"\n"
+    job.commit([Results(0, 4, content)])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    before = files.get(settings.output)
+    files.put(RetryFiles(settings).results, b"3\n2\n4\n" + content[6:])
+    with pytest.raises(StorageError, match=r"retry/results was changed: .*lines 0 to 3 .*remove"):
+        retry.put_in_place()
+    assert files.get(settings.output) == before
+    retry.close()
 
 
 def test_without_room_for_the_copy_nothing_changes_and_nothing_is_left() -> None:

@@ -7,6 +7,7 @@ reads and writes and turn each ``OSError`` into a ``StorageError`` here and nowh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -82,6 +83,12 @@ class Files(Protocol):
     def mkdir(self, path: Path) -> None:
         """Make a folder."""
 
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty folder."""
+
+    def copy_permissions(self, path: Path, fd: int) -> None:
+        """Give an open file the mode, and where that is permitted the owner, of another one."""
+
     def listdir(self, path: Path) -> list[str]:
         """Name what is in a folder."""
 
@@ -143,6 +150,19 @@ class OsFiles:
     def mkdir(self, path: Path) -> None:
         """Make by mkdir(2)."""
         os.mkdir(path)
+
+    def rmdir(self, path: Path) -> None:
+        """Remove by rmdir(2)."""
+        os.rmdir(path)
+
+    def copy_permissions(self, path: Path, fd: int) -> None:
+        """Copy by fchown(2) and fchmod(2)."""
+        found = os.stat(path)
+        for owner in (-1, found.st_gid), (found.st_uid, -1):
+            with contextlib.suppress(OSError):  # only root may give files away
+                os.fchown(fd, *owner)
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            os.fchmod(fd, found.st_mode & 0o777)
 
     def listdir(self, path: Path) -> list[str]:
         """Name by readdir(3)."""
@@ -270,6 +290,20 @@ class Disk:
 
         attempt("made", path, call, may_be_full=True)
 
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder, unless something is in it; one that is not there is well removed."""
+
+        def call() -> None:
+            try:
+                self.files.rmdir(path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+        attempt("removed", path, call)
+
     def names(self, path: Path) -> list[str]:
         """Name what is in a folder, in order; nothing when there is no folder."""
 
@@ -331,6 +365,11 @@ class File:
     def _write_some(self, data: bytes | memoryview, offset: int) -> int:
         fd, pwrite = self._fd, self._files.pwrite
         return attempt("written", self.path, lambda: pwrite(fd, data, offset), may_be_full=True)
+
+    def copy_permissions(self, path: Path) -> None:
+        """Take the mode of another file, and its owner where that is permitted."""
+        fd = self._fd
+        attempt("examined", path, lambda: self._files.copy_permissions(path, fd))
 
     def cut(self, length: int) -> None:
         """Cut the file at ``length`` bytes.

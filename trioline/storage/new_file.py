@@ -17,15 +17,20 @@ class NewFile:
 
     Its name is on the disk after ``sync_folder``. Where the disk is full it goes again, to make
     room. What had its name before is overwritten.
+
+    Args:
+        like: The file whose mode and owner it gets, where there is one.
     """
 
-    def __init__(self, disk: Disk, path: Path) -> None:
+    def __init__(self, disk: Disk, path: Path, *, like: Path | None = None) -> None:
         self._disk = disk
         self._path = path
         self._file = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._written = 0
+        if like is not None and disk.stat(like) is not None:
+            self._file.copy_permissions(like)
 
     @property
     def length(self) -> int:

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
+from trioline.errors import StorageError
 from trioline.storage.files import Disk, File
 
 _NUMBER = struct.Struct("<Q")
@@ -42,14 +43,14 @@ class Numbers:
         """The number of the line at a place."""
         if not 0 <= place < self._count:
             raise IndexError(place)
-        (number,) = _NUMBER.unpack(self._file.read(NUMBER_BYTES, place * NUMBER_BYTES))
-        assert isinstance(number, int)
+        number: int
+        (number,) = _NUMBER.unpack(self._read(place, 1))
         return number
 
     def __iter__(self) -> Iterator[int]:
         """All numbers, in order."""
         for first in range(0, self._count, _READ_NUMBERS):
-            data = self._file.read(_READ_NUMBERS * NUMBER_BYTES, first * NUMBER_BYTES)
+            data = self._read(first, min(_READ_NUMBERS, self._count - first))
             yield from (number for (number,) in _NUMBER.iter_unpack(data))
 
     def place_of(self, number: int) -> int | None:
@@ -74,6 +75,16 @@ class Numbers:
             else:
                 high = middle
         return low - place
+
+    def _read(self, place: int, count: int) -> bytes:
+        data = self._file.read(count * NUMBER_BYTES, place * NUMBER_BYTES)
+        if len(data) < count * NUMBER_BYTES:
+            raise StorageError(
+                f"{self._file.path} has become shorter: it had {self._count} numbers when it was"
+                " opened. Put it back from a copy, then start the same command again.",
+                self._file.path,
+            )
+        return data
 
     def close(self) -> None:
         """Close the file."""

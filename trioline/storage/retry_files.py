@@ -95,9 +95,12 @@ class Plan:
     tail_crc: int
     rejected_bytes: int
     rejected_count: int
+    lines_crc: int
+    numbers_crc: int
+    """crc32 of what was prepared for it."""
 
     @classmethod
-    def of(cls, last: Checkpoint) -> Plan:
+    def of(cls, last: Checkpoint, lines_crc: int, numbers_crc: int) -> Plan:
         """The plan for a finished job."""
         return cls(
             run_id=last.run_id.hex(),
@@ -105,15 +108,21 @@ class Plan:
             tail_crc=last.tail_crc,
             rejected_bytes=last.rejected_bytes,
             rejected_count=last.rejected_count,
+            lines_crc=lines_crc,
+            numbers_crc=numbers_crc,
         )
+
+    def is_for(self, last: Checkpoint) -> bool:
+        """Whether it is the plan for a job as it is."""
+        return self == Plan.of(last, self.lines_crc, self.numbers_crc)
 
 
 @attrs.frozen(kw_only=True)
 class Swap:
     """What is true when the new files are in their places."""
 
-    checkpoint: str
-    """A slot, in hex."""
+    checkpoint: bytes
+    """A slot."""
 
 
 def read_plan(disk: Disk, files: RetryFiles) -> Plan | None:
@@ -132,6 +141,15 @@ def write_record(disk: Disk, path: Path, record: Plan | Swap) -> None:
     disk.write_whole(new, msgspec.json.encode(record) + b"\n")
     disk.rename(new, path)
     disk.sync_folder(path.parent)
+
+
+def damaged(files: RetryFiles, path: Path, what: str) -> StorageError:
+    """The error for what only the retry needs: the way out is to do without."""
+    return StorageError(
+        f"{path} {what}. Nothing was touched. Put it back from a copy, or remove {files.folder}:"
+        " then the same command runs all rejected lines anew.",
+        path,
+    )
 
 
 def check_no_swap(disk: Disk, settings: JobSettings) -> None:
@@ -155,7 +173,9 @@ def clear(disk: Disk, files: RetryFiles) -> None:
     disk.unlink(files.plan)
     disk.sync_folder(files.folder)
     for new, _ in files.replacements():
-        disk.unlink(new)
+        if disk.stat(new) is not None:
+            disk.unlink(new)
+            disk.sync_folder(new.parent)
     for folder in (files.results_state, files.folder):
         for name in disk.names(folder):
             found = disk.stat(folder / name)
@@ -165,6 +185,9 @@ def clear(disk: Disk, files: RetryFiles) -> None:
             disk.sync_folder(folder)  # else what came back might pass for the next retry's
     disk.unlink(files.swap)
     disk.sync_folder(files.folder)
+    for folder in (files.results_state, files.folder):
+        disk.remove_folder(folder)
+    disk.sync_folder(files.settings.state)
 
 
 def _read(disk: Disk, path: Path, kind: type[_Kind]) -> _Kind | None:
@@ -172,7 +195,7 @@ def _read(disk: Disk, path: Path, kind: type[_Kind]) -> _Kind | None:
         return None
     try:
         return msgspec.json.decode(disk.read_whole(path, _MAX_BYTES), type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StorageError(
             f"{path} is damaged: {error}. It was left as it is. Put it back from a copy.", path
         ) from error

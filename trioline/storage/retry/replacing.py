@@ -13,6 +13,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import attrs
@@ -24,8 +25,10 @@ from trioline.storage.files import Disk, File
 from trioline.storage.new_file import NewFile
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import CHECKPOINT_NAME
-from trioline.storage.retry_files import RetryFiles, Swap, clear, read_swap, write_record
+from trioline.storage.retry_files import RetryFiles, Swap, clear, damaged, read_swap, write_record
+from trioline.storage.verify.findings import Report
 from trioline.storage.verify.pieces import READ_BYTES, pieces
+from trioline.storage.verify.sides import Blocks, Side
 
 _COMPARED_BLOCKS = 1_024
 _MAX_LINE_BYTES = 1 << 31
@@ -46,21 +49,27 @@ def prepare_swap(
         DiskFull: There is no room for a copy of the output; nothing has changed.
         StorageError: The output is not what was written; nothing has changed.
     """
-    new_output, new_rejected, new_checksums = (new for new, _ in files.replacements())
+    replacements = files.replacements()
+    (new_output, old_output), (new_rejected, old_rejected), (new_checksums, old_checksums) = (
+        replacements
+    )
     with contextlib.ExitStack() as opened:
         output = _opened(disk, files.settings.output, opened)
         answers = _opened(disk, files.results, opened)
         table = Table.open(disk, files.settings.state / CHECKSUMS_NAME)
         if table is not None:
             opened.callback(table.close)
-        with NewFile(disk, new_output) as written, NewFile(disk, new_checksums) as sums:
+        with (
+            NewFile(disk, new_output, like=old_output) as written,
+            NewFile(disk, new_checksums, like=old_checksums) as sums,
+        ):
             copy = _Copy(files.settings.output, last, table, written, sums)
-            lines = _lines(answers, results.output_bytes)
-            placeholder = files.settings.placeholder
-            copy.run(output, zip(numbers, lines, strict=True), placeholder)
+            lines = _lines(disk, files, answers, results)
+            replaced = _numbered(numbers, lines, files)
+            copy.run(output, replaced, files.settings.placeholder)
             output_bytes = written.length
-        _copy(disk, files.rejected, new_rejected, results.rejected_bytes)
-    for new, _ in files.replacements():
+        _copy(disk, files.rejected, new_rejected, results.rejected_bytes, like=old_rejected)
+    for new, _ in replacements:
         disk.sync_folder(new.parent)
     tail_bytes, tail_crc = _tail(disk, new_output, output_bytes)
     rejected_tail_bytes, rejected_tail_crc = _tail(disk, new_rejected, results.rejected_bytes)
@@ -77,7 +86,7 @@ def prepare_swap(
         rejected_tail_crc=rejected_tail_crc,
         output_crc=copy.open_crc,
     )
-    write_record(disk, files.swap, Swap(checkpoint=checkpoint.pack().hex()))
+    write_record(disk, files.swap, Swap(checkpoint=checkpoint.pack()))
 
 
 def finish_swap(disk: Disk, files: RetryFiles) -> Checkpoint | None:
@@ -89,7 +98,7 @@ def finish_swap(disk: Disk, files: RetryFiles) -> Checkpoint | None:
     swap = read_swap(disk, files)
     if swap is None:
         return None
-    checkpoint = unpack(bytes.fromhex(swap.checkpoint), files.swap)
+    checkpoint = unpack(swap.checkpoint, files.swap)
     if checkpoint is None:
         raise StorageError(
             f"{files.swap} is damaged. It was left as it is. Put it back from a copy.", files.swap
@@ -207,13 +216,42 @@ def _opened(disk: Disk, path: Path, opened: contextlib.ExitStack) -> File:
     return file
 
 
-def _lines(file: File, end: int) -> Iterator[bytes]:
-    for piece in pieces(file.read, end, max_held_bytes=_MAX_LINE_BYTES):
-        yield from piece.lines()
+def _numbered(
+    numbers: Numbers, lines: Iterator[bytes], files: RetryFiles
+) -> Iterator[tuple[int, bytes]]:
+    for number, line in zip_longest(numbers, lines):
+        if number is None or line is None:
+            raise damaged(files, files.results, f"has not one line for each of {files.numbers}")
+        yield number, line
 
 
-def _copy(disk: Disk, path: Path, new: Path, length: int) -> None:
-    with disk.open(path, os.O_RDONLY) as file, NewFile(disk, new) as written:
+def _lines(disk: Disk, files: RetryFiles, file: File, results: Checkpoint) -> Iterator[bytes]:
+    """The results, in order; the error that they are not what was written may come behind them."""
+    table = Table.open(disk, files.results_state / CHECKSUMS_NAME)
+    report = Report(is_finished=True, line_count=results.line_count, rejected_count=0)
+    side = Side(
+        path=files.results,
+        read=file.read,
+        end=results.output_bytes,
+        marks=iter(()),
+        mark_text="",
+        entry_crc=lambda entry: entry.output_crc,
+        max_held_bytes=_MAX_LINE_BYTES,
+    )
+    with contextlib.ExitStack() as opened:
+        if table is not None:
+            opened.callback(table.close)
+        blocks = Blocks(side, table, results, report)
+        for piece in pieces(side.read, side.end, max_held_bytes=side.max_held_bytes):
+            blocks.take(piece)
+            yield from piece.lines()
+        blocks.end()
+    if not report.holds:
+        raise damaged(files, files.results, f"was changed: {report.findings[0].text[:-1]}")
+
+
+def _copy(disk: Disk, path: Path, new: Path, length: int, *, like: Path) -> None:
+    with disk.open(path, os.O_RDONLY) as file, NewFile(disk, new, like=like) as written:
         for offset in range(0, length, READ_BYTES):
             written.append(file.read(min(READ_BYTES, length - offset), offset))
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 
@@ -23,10 +26,11 @@ from trioline.storage.numbers import Numbers, pack
 from trioline.storage.opening import CHECKPOINT_NAME, LOCK_NAME, check_paths
 from trioline.storage.output import GrowingFile
 from trioline.storage.retry.replacing import finish_swap, prepare_swap
-from trioline.storage.retry_files import Plan, RetryFiles, clear, read_plan, write_record
+from trioline.storage.retry_files import Plan, RetryFiles, clear, damaged, read_plan, write_record
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.verify.marks import Record, read_records
-from trioline.storage.verify.pieces import pieces
+from trioline.storage.verify.pieces import READ_BYTES, pieces
+from trioline.storage.verify.verification import find_subject, verify
 
 _HELD_BYTES = 1024 * 1024
 """A longer line of the input is copied in parts."""
@@ -105,6 +109,7 @@ class Retry:
         assert results is not None
         assert results.finished
         assert self.numbers is not None
+        _check_ends(self._disk, self.settings, results)
         prepare_swap(self._disk, self._files, self._last, results, self.numbers)
         self.numbers.close()
         last = finish_swap(self._disk, self._files)
@@ -142,27 +147,64 @@ def _read_last(disk: Disk, settings: JobSettings, run: Run) -> Checkpoint:
 def _prepare(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
     """See that there is a plan and what it speaks of, or that there is nothing to do."""
     files = RetryFiles(settings)
-    _check_unchanged(disk, settings, last)
     plan = read_plan(disk, files)
-    if plan == Plan.of(last):
-        disk.sync_folder(files.folder)
-        return
-    if plan is not None:
+    if plan is not None and not plan.is_for(last):
         raise StorageError(
             f"{files.folder} has a retry of this job as it was before something else changed it."
             " Nothing was touched. Remove the folder, then start the same command again.",
             files.folder,
         )
+    if last.rejected_count:
+        _check_all(disk, settings)
+    if plan is not None:
+        _check_prepared(disk, files, plan)
+        disk.sync_folder(files.folder)
+        return
     clear(disk, files)  # what a crash left in the midst of this
     if last.rejected_count:
         disk.make_folder(files.folder)
         disk.sync_folder(settings.state)
         _copy_lines(disk, files, last)
         disk.sync_folder(files.folder)
-        write_record(disk, files.plan, Plan.of(last))
+        crcs = [_crc_of(disk, path) for path in (files.lines, files.numbers)]
+        write_record(disk, files.plan, Plan.of(last, *crcs))
 
 
-def _check_unchanged(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
+def _check_all(disk: Disk, settings: JobSettings) -> None:
+    """Hold all of the job's files against what it recorded of them.
+
+    A pass over each of them costs seconds; what would be in vain otherwise, the work on the
+    rejected lines, may cost days.
+
+    Raises:
+        StorageError: One of them was changed.
+    """
+    report = verify(find_subject(disk, settings), lambda _: (), files=disk.files)
+    if not report.holds:
+        first = report.findings[0]
+        raise StorageError(
+            f"{first.text} Nothing was touched, and no line was run again: put the file back as it"
+            f" was, or see what `trioline repair {shlex.quote(str(settings.output))}` can save.",
+            first.path,
+        )
+
+
+def _check_prepared(disk: Disk, files: RetryFiles, plan: Plan) -> None:
+    for path, crc in ((files.lines, plan.lines_crc), (files.numbers, plan.numbers_crc)):
+        if _crc_of(disk, path) != crc:
+            raise damaged(files, path, "is damaged")
+
+
+def _crc_of(disk: Disk, path: Path) -> int:
+    crc = offset = 0
+    with disk.open(path, os.O_RDONLY) as file:
+        while data := file.read(READ_BYTES, offset):
+            crc = zlib.crc32(data, crc)
+            offset += len(data)
+    return crc
+
+
+def _check_ends(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
     for path, length, tail_bytes, tail_crc in (
         (settings.output, last.output_bytes, last.tail_bytes, last.tail_crc),
         (
