@@ -349,9 +349,9 @@ def test_nobody_there(refuse: Try, port: int, capfd: pytest.CaptureFixture[str])
         )
         assert gave_up.code == 1
         first, last = gave_up.stderr.splitlines()
-        assert first.startswith("trioline: No connection to")
+        assert " No connection to" in first
         assert first.endswith("Trying again.")
-        assert last.startswith("trioline: Gave up after 0.2 seconds without a connection: No conn")
+        assert " Gave up after 0.2 seconds without a connection: No connection to" in last
 
 
 def test_no_address_at_all(refuse: Try) -> None:
@@ -553,7 +553,7 @@ def test_all_workers_die(folder: Path) -> None:
     finished = trioline("run", "in", "out", "dies:answer", "-j", "2", cwd=folder)
     assert finished.code == 1
     last = finished.stderr.splitlines()[-1]
-    assert last.startswith("trioline: All workers ended before the job did (exit code 3)")
+    assert " All workers ended before the job did (exit code 3)" in last
     assert "Traceback" not in finished.stderr
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import attrs
@@ -63,7 +64,7 @@ def test_the_first_line_on_stdout_says_where(folder: Path) -> None:
     assert finished.code == 0
     assert finished.stdout == match[0]
     assert re.fullmatch(
-        r"trioline: 10 of 10 lines written; [0-9.]+ s this time\.\n", finished.stderr
+        r"trioline: [0-9:]{8} 10 of 10 lines written; [0-9.]+ s this time\.\n", finished.stderr
     )
     assert (folder / "out").read_bytes() == numbers(10)
 
@@ -146,8 +147,8 @@ def test_rejected_lines_make_it_3_again_and_again(folder: Path) -> None:
     again = trioline("serve", "in", "out", cwd=folder)
     assert again.code == 3
     assert again.stdout == ""
-    assert again.stderr == (
-        "trioline: This job is complete already: 10 lines in out, 1 of them rejected. "
+    assert again.stderr.endswith(
+        " This job is complete already: 10 lines in out, 1 of them rejected. "
         "`trioline retry` runs these again; --fresh does all of it again.\n"
     )
 
@@ -182,6 +183,34 @@ def test_quiet_is_quiet_when_all_is_well(folder: Path) -> None:
     assert (again.code, again.stderr) == (0, "")
     with serving("in", "other", "--quiet", cwd=folder) as serve:
         assert serve.stop().stderr == ""
+    for command in ("run", "retry"):
+        work = ("--each", "test -e ok && cat", "--max-attempts", "1", "--quiet", "-j", "1")
+        ended = trioline(command, "in", "third", *work, "--linger", "0", cwd=folder)
+        assert (ended.code, ended.stdout, ended.stderr) == (3 if command == "run" else 0, "", "")
+        (folder / "ok").touch()
+
+
+def test_log_lines_have_the_time_of_day(folder: Path) -> None:
+    with serving("in", "out", "--linger", "0", cwd=folder) as serve:
+        begin = datetime.now().astimezone().replace(microsecond=0)
+        serve.stop()
+    end = datetime.now().astimezone()
+    assert serve.stderr.count("\n") == 2
+    for line in serve.stderr.splitlines():
+        found = re.match(r"trioline: (\d\d:\d\d:\d\d) [0-9A-Z]", line)
+        assert found is not None, line
+        seconds = range(int((end - begin).total_seconds()) + 1)
+        assert found[1] in [f"{begin + timedelta(seconds=count):%H:%M:%S}" for count in seconds]
+
+
+def test_a_server_that_does_not_linger_ends_at_once(folder: Path) -> None:
+    with serving("in", "out", "--linger", "0", cwd=folder) as serve, Plain(serve.port) as worker:
+        work = worker.get_lines(10)
+        assert work is not None
+        begin = time.monotonic()
+        assert worker.done_lines(*work)["accepted"] == 10
+        assert serve.wait().code == 0
+        assert time.monotonic() - begin < 1.5
 
 
 def test_json_lines_are_all_json(folder: Path) -> None:
@@ -324,7 +353,7 @@ def test_a_terminal_shows_how_it_goes(folder: Path) -> None:
     assert re.search(r"[\d.]+/s", plain)
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is back"
     assert plain.rstrip().endswith("s this time.")
-    assert "trioline: 10 of 10 lines written; " in plain.splitlines()[-1]
+    assert " 10 of 10 lines written; " in plain.splitlines()[-1]
 
 
 def test_a_terminal_is_left_clean_by_the_third_signal(folder: Path) -> None:

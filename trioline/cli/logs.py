@@ -28,10 +28,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``trioline: message``, as errors look too."""
+    """``trioline: 14:03:05 message``: the time of day is the local one."""
 
     def __init__(self) -> None:
-        super().__init__("trioline: %(message)s")
+        super().__init__("trioline: %(asctime)s %(message)s", "%H:%M:%S")
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):

@@ -80,7 +80,8 @@ def serve_and_work(options: dict[str, Any], serve: Serve) -> int:
 
 
 def _run(options: dict[str, Any], serve: Serve) -> int:
-    service = service_from(options)
+    # Whoever waits for the line has a serve; here the workers know already.
+    service = attrs.evolve(service_from(options), is_announced=not options["quiet"])
     address = str(Address(path=str(options["unix"])))
     worker = {
         **options,

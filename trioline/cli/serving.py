@@ -49,6 +49,8 @@ class Service:
     address_file: Path | None = None
     log_format: str = "text"
     quiet: bool = False
+    is_announced: bool = True
+    """Whether stdout says where it listens."""
     numbers: Numbers | None = None
     """Of the lines, where they are only some of a file's."""
 
@@ -141,7 +143,7 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
             hearing.start_soon(_stop_at_signals, server, signals, progress)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(run)
-                with _announced(addresses, service.address_file):
+                with _announced(addresses, service):
                     if not service.quiet:
                         nursery.start_soon(_show, server, progress)
                     if companion is not None:
@@ -176,9 +178,10 @@ async def _show(server: Server, progress: Progress) -> None:
 
 
 @contextmanager
-def _announced(addresses: Sequence[Address], address_file: Path | None) -> Iterator[None]:
+def _announced(addresses: Sequence[Address], service: Service) -> Iterator[None]:
+    address_file = service.address_file
     try:
-        for address in addresses:
+        for address in addresses if service.is_announced else ():
             print(f"trioline listening on {address}", flush=True)
     except OSError as error:
         raise UsageError(f"Standard output cannot be written: {error.strerror}.") from error
