@@ -259,6 +259,32 @@ def test_run_does_it_all_and_leaves_nothing_behind(folder: Path) -> None:
     assert "complete already" in again.stderr
 
 
+def test_what_a_killed_run_left_behind_is_removed_by_the_next(folder: Path) -> None:
+    """Not what one has that lives, nor what is not its own."""
+    temporary = folder / "tmp"
+    (temporary / "trioline-mine").mkdir(parents=True)
+    (temporary / "trioline-run-link").symlink_to(folder)
+    others = set(temporary.iterdir())
+    environment = {"TMPDIR": str(temporary)}
+    waits = ("--each", "sleep 3", "-j", "1", "--drain", "0")
+    with (
+        started("run", "in", "out", *waits, cwd=folder, environment=environment) as killed,
+        started("run", "in", "other", *waits, cwd=folder, environment=environment) as alive,
+    ):
+        wait_until(lambda: killed.stdout and alive.stdout, "the listening lines")
+        sockets = [Path(run.stdout.strip().rpartition(":")[2]) for run in (killed, alive)]
+        assert all(path.is_socket() for path in sockets)
+        killed.kill()
+        assert sockets[0].exists()
+        last = ("--exec", "cat", "-j", "1", "--linger", "0")
+        ended = trioline("run", "in", "third", *last, cwd=folder, environment=environment)
+        assert ended.code == 0
+        assert set(temporary.iterdir()) == {*others, sockets[1].parent}
+        assert alive.stop().code == 4
+    assert set(temporary.iterdir()) == others
+    assert (folder / "in").exists()
+
+
 def test_run_ends_with_its_workers_at_a_signal(folder: Path) -> None:
     (folder / "slow.py").write_text(
         "import os, time\n\n"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +13,7 @@ from trioline.cli import logs
 from trioline.cli.children import run_workers, worker_command
 from trioline.cli.functions import load_function
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
+from trioline.cli.meeting import meeting_folder
 from trioline.cli.options import (
     end_options,
     job_options,
@@ -73,9 +72,10 @@ def serve_and_work(options: dict[str, Any], serve: Serve) -> int:
     """
     if has_command(options) == (options["function_name"] is not None):
         raise UsageError("Give what does the work: MODULE:FUNCTION, --exec CMD or --each CMD.")
-    with tempfile.TemporaryDirectory(prefix="trioline-") as folder:
-        if options["unix"] is None:
-            options["unix"] = Path(folder) / "socket"
+    if options["unix"] is not None:
+        return _run(options, serve)
+    with meeting_folder() as folder:
+        options["unix"] = folder / "socket"
         return _run(options, serve)
 
 
