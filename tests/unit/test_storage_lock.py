@@ -38,10 +38,11 @@ def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
     Lock(disk, tmp_path / "lock").close()
 
 
-def test_an_unreadable_owner_is_another_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b'{"host":"\xc6"}'])
+def test_an_unreadable_owner_is_another_server(content: bytes, tmp_path: Path) -> None:
     disk = Disk(OsFiles())
     first = Lock(disk, tmp_path / "lock")
-    (tmp_path / "lock").write_bytes(b"")
+    (tmp_path / "lock").write_bytes(content)
     with pytest.raises(JobLocked, match="another server is at work on"):
         Lock(disk, tmp_path / "lock")
     first.close()

@@ -147,7 +147,7 @@ def _owner_in(file: File) -> Owner | None:
     """Who wrote the file; None when that cannot be read, as in the instant before it is written."""
     try:
         return msgspec.json.decode(file.read(_MAX_OWNER_BYTES, 0), type=Owner)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -173,8 +173,8 @@ def _prepare(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
 def _check_all(disk: Disk, settings: JobSettings) -> None:
     """Hold all of the job's files against what it recorded of them.
 
-    A pass over each of them costs seconds; what would be in vain otherwise, the work on the
-    rejected lines, may cost days.
+    A pass over each of them costs what ``trioline verify`` does; what would be in vain otherwise,
+    the work on the rejected lines, may cost days.
 
     Raises:
         StorageError: One of them was changed.
