@@ -211,6 +211,8 @@ class CrashFiles:
     def rename(self, old: Path, new: Path) -> None:
         self._call("rename", old)
         folder, name = self._find(old)
+        if name not in folder.names:
+            raise _error(errno.ENOENT, old)
         change = {name: None, new.name: folder.names[name]}
         _apply_names(folder.names, change)
         folder.pending.append(change)

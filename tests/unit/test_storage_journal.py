@@ -188,6 +188,31 @@ def test_a_full_disk_leaves_the_journal_as_it_was() -> None:
     assert [frame.first for frame in replayed(files)] == [1, 3]
 
 
+def test_a_server_appends_only_to_segments_that_it_made() -> None:
+    files = CrashFiles()
+    first = open_journal(files)
+    first.append([results(0)])
+    second = open_journal(files)
+    assert second.is_segment_full
+    second.append([results(1)])
+    first.append([results(0, text=b"more")])  # a server that is alive after all
+    second.append([results(2)])
+    assert second.newest == 2
+    for journal in (first, second):
+        journal.close()
+    assert [frame.first for frame in replayed(files)] == [0, 0, 1, 2]
+
+
+def test_two_servers_never_make_the_same_segment() -> None:
+    files = CrashFiles()
+    first, second = open_journal(files, segment_bytes=1), open_journal(files)
+    first.append([results(0)])
+    with pytest.raises(StorageError, match="Another server has taken over /d,"):
+        second.append([results(1)])
+    for journal in (first, second):
+        journal.close()
+
+
 def test_segments_go_when_all_in_them_is_durable() -> None:
     files = CrashFiles()
     journal = open_journal(files, segment_bytes=1)

@@ -101,6 +101,88 @@ def test_an_owner_that_may_live_stays(data: bytes) -> None:
     assert files.get(OWNER) == data
 
 
+def test_an_owner_says_when_it_last_lived() -> None:
+    files = without_locks()
+    lock = Lock(Disk(files), LOCK)
+    old = attrs.evolve(FAR, renewed="2026-01-02T03:04:05+00:00")
+    files.put(Path("/d/other"), msgspec.json.encode(old))
+    begun = msgspec.json.decode(files.get(OWNER), type=Owner).renewed
+    assert begun
+    fd = files.open(OWNER, os.O_RDWR)
+    files.pwrite(fd, files.get(OWNER).replace(begun.encode(), old.renewed.encode()), 0)
+    lock.renew()
+    assert msgspec.json.decode(files.get(OWNER), type=Owner).renewed >= begun
+    lock.close()
+    files.put(OWNER, msgspec.json.encode(old))
+    with pytest.raises(JobLocked, match=r"on far is at work .*last said so at 2026-01-02T03:04:05"):
+        Lock(Disk(files), LOCK)
+
+
+@pytest.mark.parametrize("instant", ["rename", "create"])
+def test_of_two_that_find_a_stale_owner_one_is_refused(instant: str) -> None:
+    """Another server takes the place of the stale owner at any instant of ours."""
+    quick = msgspec.json.encode(ALIVE)
+    files = CrashFiles()
+
+    def fail(call: str, path: Path, _count: int) -> int | None:
+        if call == instant and path == OWNER:
+            files.put(OWNER, quick)
+            return errno.EEXIST if call == "create" else None
+        return errno.ENOLCK if call == "lock" else None
+
+    files.fail = fail
+    files.put(OWNER, msgspec.json.encode(ended_process()))
+    with pytest.raises(JobLocked, match="another server is at work"):
+        Lock(Disk(files), LOCK)
+    assert files.get(OWNER) == quick
+    assert [path.name for path in files.paths() if path.name.startswith("owner")] == ["owner"]
+    assert files.open_count == 0
+
+
+def test_a_stale_owner_that_another_one_moved_is_no_longer_ours_to_take() -> None:
+    files = CrashFiles()
+
+    def fail(call: str, path: Path, _count: int) -> int | None:
+        return {"lock": errno.ENOLCK, "rename": errno.ENOENT}.get(call)
+
+    files.fail = fail
+    files.put(OWNER, msgspec.json.encode(ended_process()))
+    with pytest.raises(JobLocked, match="another server is at work"):
+        Lock(Disk(files), LOCK)
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_lock_whose_file_is_gone_is_lost(*, has_locks: bool, is_replaced: bool) -> None:
+    files = CrashFiles() if has_locks else without_locks()
+    path = LOCK if has_locks else OWNER
+    lock = Lock(Disk(files), LOCK)
+    lock.check()
+    files.unlink(path)
+    if is_replaced:
+        files.put(path, b"another's")
+    with pytest.raises(StorageError, match=f"{path} was moved or removed while the job ran"):
+        lock.check()
+    lock.close()
+    assert not is_replaced or files.get(path) == b"another's"
+
+
+def test_a_file_is_held_by_whatever_name(tmp_path: Path) -> None:
+    disk = Disk(OsFiles())
+    (tmp_path / "out").touch()
+    (tmp_path / "again").hardlink_to(tmp_path / "out")
+    first, second = Lock(disk, tmp_path / "1"), Lock(disk, tmp_path / "2")
+    first.hold(tmp_path / "out")
+    assert first.is_holding
+    with pytest.raises(JobLocked, match=r"at work on .*again, perhaps by another of its names"):
+        second.hold(tmp_path / "again")
+    first.close()
+    second.hold(tmp_path / "again")
+    second.hold(tmp_path / "none")
+    assert not second.is_holding
+    second.close()
+
+
 def test_another_error_is_no_missing_lock() -> None:
     with pytest.raises(StorageError, match="lock cannot be locked: Input/output error"):
         Lock(Disk(without_locks(errno.EIO)), LOCK)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,16 @@ import attrs
 from trioline.errors import DiskFull, StorageError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _Answer = TypeVar("_Answer")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Stat:
-    """What is known of a file or folder without reading it."""
+    """What is known of a file or folder without reading it.
+
+    Not frozen, for that takes twice as long, twice in each commit. Nobody changes one.
+    """
 
     size: int
     """Bytes."""
@@ -190,7 +195,7 @@ def _stat_from(result: os.stat_result) -> Stat:
 def attempt(
     verb: str, path: Path, call: Callable[[], _Answer], *, may_be_full: bool = False
 ) -> _Answer:
-    """Make a system call; the one place where ``OSError`` ends.
+    """Make a system call; its ``OSError`` ends here.
 
     Args:
         verb: What was done to the file, as in "cannot be read".
@@ -204,16 +209,29 @@ def attempt(
     try:
         return call()
     except OSError as error:
-        reason = error.strerror or str(error)
-        if may_be_full and error.errno in _FULL:
-            raise DiskFull(
-                f"{path} cannot be {verb}: {reason}. Make room, or raise the quota or limit.", path
-            ) from error
-        raise StorageError(
-            f"{path} cannot be {verb}: {reason}. Look after the file system, then start the same"
-            " command again: it goes on from what is safe.",
+        raise _failed(verb, path, error, may_be_full=may_be_full) from error
+
+
+def _failed(verb: str, path: Path, error: OSError, *, may_be_full: bool = False) -> StorageError:
+    """The one place where an ``OSError`` becomes a sentence."""
+    reason = error.strerror or str(error)
+    if may_be_full and error.errno in _FULL:
+        return DiskFull(
+            f"{path} cannot be {verb}: {reason}. Make room, or raise the quota or limit.", path
+        )
+    if error.errno in _NO_DESCRIPTORS:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return StorageError(
+            f"{path} cannot be {verb}: {reason}; this process may have {limit}. Raise that"
+            " (`ulimit -n`) or close what else is open, then start the same command again: nothing"
+            " acknowledged is lost.",
             path,
-        ) from error
+        )
+    return StorageError(
+        f"{path} cannot be {verb}: {reason}. Look after the file system, then start the same"
+        " command again: it goes on from what is safe.",
+        path,
+    )
 
 
 class Disk:
@@ -232,14 +250,12 @@ class Disk:
 
     def stat(self, path: Path) -> Stat | None:
         """Describe what is at ``path``; None when there is nothing."""
-
-        def call() -> Stat | None:
-            try:
-                return self.files.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-
-        return attempt("examined", path, call)
+        try:
+            return self.files.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _failed("examined", path, error) from error
 
     def is_writable(self, path: Path) -> bool:
         """Whether this process may write there."""

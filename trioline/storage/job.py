@@ -22,6 +22,7 @@ from trioline.errors import DiskFull, StorageError
 from trioline.storage.entries import Entry, Rejection, Results
 from trioline.storage.files import Disk, Files, OsFiles
 from trioline.storage.frames import Frame, Kind, frames_from
+from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
 from trioline.storage.merge import Merge
 from trioline.storage.numbers import Numbers
@@ -105,6 +106,7 @@ class Job:
         with contextlib.ExitStack() as opened:
             lock = Lock(disk, settings.state / LOCK_NAME)
             opened.callback(lock.close)
+            lock.hold(settings.output)
             found = read_run(disk, settings.state)
             if found is not None and settings.fresh:
                 check_discard(disk, settings, found)
@@ -113,6 +115,7 @@ class Job:
             if found is None:
                 check_unclaimed(disk, settings)
                 run = create(disk, settings, input_bytes)
+                lock.hold(settings.output)
             else:
                 check_match(disk, found, settings, input_bytes)
                 check_no_swap(disk, settings)
@@ -157,6 +160,8 @@ class Job:
         with self._final_errors():
             frames = frames_from(entries)
             self._check_new(frames)
+            if not self._lock.is_holding:
+                self._lock.check()  # what is written over another server's lines is not had back
             written, answers = self.written_count, self._answers.mark()
             journal = self._journal.mark()
             try:
@@ -168,6 +173,8 @@ class Job:
                     self._ahead.remove(frame.first, frame.count)
                 raise
             self._ahead.advance(written, self._answers.written_count)
+            # Whoever takes the lock from now on finds these entries when it recovers.
+            self._lock.check()
         self._publish()
 
     def sync(self, input_offset: int) -> None:
@@ -268,6 +275,8 @@ class Job:
         )
         self._checkpoints.write(checkpoint)
         self._last = checkpoint
+        self._lock.check()
+        self._lock.renew()
         self._synced_bytes = self._grown_bytes()
 
     def _write_again(self) -> None:
@@ -282,10 +291,8 @@ class Job:
             raise StorageError(f"{state} was moved or removed while the job ran.", state)
         newest = self._checkpoints.read(self._last.run_id)
         if newest.epoch != self._last.epoch:
-            raise StorageError(
-                f"Another server has taken over {state}, so this one ends: its lock was lost.",
-                state,
-            )
+            raise taken_over(state)
+        self._lock.check()
 
     def _check_new(self, frames: list[Frame]) -> None:
         """Catch a ledger that forgot what it settled, at the cost of two look-ups a frame."""

@@ -1,9 +1,10 @@
 """The write-ahead log: append-only segments of frames beside the output.
 
-One commit goes into one segment, so that one sync makes it safe and one cut takes it back. A
-segment is synced, with its name, before its successor comes to be: after a crash only the newest
-one may end in a bad frame, and a bad frame in an earlier one is damage, as is a gap in the numbers
-behind the durable point. A segment goes when all of it is below the durable line count.
+A server appends only to segments that it made itself. One commit goes into one segment, so that one
+sync makes it safe and one cut takes it back. A segment is synced, with its name, before its
+successor comes to be: after a crash only the newest one may end in a bad frame, and a bad frame in
+an earlier one is damage, as is a gap in the numbers behind the durable point. A segment goes when
+all of it is below the durable line count.
 
 A *place* is a segment's number and a frame's offset in one integer.
 """
@@ -71,6 +72,7 @@ class Journal:
         self._rested_bytes -= self.newest_bytes
         self._reading: deque[Segment] = deque()
         self._is_folder_synced = True
+        self._is_newest_ours = False
         self.appended_bytes = 0
         """By this process in all."""
 
@@ -91,8 +93,14 @@ class Journal:
 
     @property
     def is_segment_full(self) -> bool:
-        """Whether the next frame begins a new segment, for which the newest one is synced."""
-        return self.newest_bytes >= self._segment_bytes
+        """Whether the next frame begins a new segment, for which the newest one is synced.
+
+        Another server's segment is full: were that server alive after all, with its lock lost, what
+        it still appends would stand where our frames are.
+        """
+        return bool(self._segments) and (
+            not self._is_newest_ours or self.newest_bytes >= self._segment_bytes
+        )
 
     # --- appending --------------------------------------------------------------------------
 
@@ -152,9 +160,14 @@ class Journal:
             self.sync()
             self._segments[newest].close()
         number = newest + 1
-        segment = Segment(
-            self._disk, self._folder, number, seed_of(self._run_id, number), is_new=True
-        )
+        seed = seed_of(self._run_id, number)
+        try:
+            segment = Segment(self._disk, self._folder, number, seed, is_new=True)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise taken_over(self._folder) from error
+            raise
+        self._is_newest_ours = True
         self._rested_bytes += self.newest_bytes
         self._segments[number] = segment
         self._is_folder_synced = False
@@ -284,6 +297,13 @@ class Journal:
         """Close all segments."""
         for segment in self._segments.values():
             segment.close()
+
+
+def taken_over(state: Path) -> StorageError:
+    """The error for what only another server can have written."""
+    return StorageError(
+        f"Another server has taken over {state}, so this one ends: its lock was lost.", state
+    )
 
 
 def bad_frame(path: Path, offset: int) -> StorageError:

@@ -3,14 +3,18 @@
 ``flock`` on a file of its own, opened for writing (over NFS it is refused otherwise). Where the
 file system has no locks, a file that only one can make stands in for it, with its owner's host,
 boot and process in it, so that an owner that is surely gone can be told from one that may live.
+The server says in it at each durable point that it lives; of one on another host nobody but a
+person can know more than when it last did.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import os
 import socket
+import uuid
 from pathlib import Path
 
 import attrs
@@ -34,6 +38,9 @@ class Owner:
     pid_space: str
     """The pid namespace: pids of another container mean nothing here."""
     pid: int
+    renewed: str = attrs.field(default="", eq=False)
+    """ISO time, UTC, to the second: when it last said that it lives, in an owner file. For people.
+    """
 
     @classmethod
     def me(cls) -> Owner:
@@ -43,6 +50,12 @@ class Owner:
             boot = _BOOT_ID.read_text(encoding="ascii").strip()
             space = os.readlink("/proc/self/ns/pid")
         return cls(host=socket.gethostname(), boot=boot, pid_space=space, pid=os.getpid())
+
+    @classmethod
+    def now(cls) -> bytes:
+        """This process, alive now, encoded; always of one length."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return msgspec.json.encode(attrs.evolve(cls.me(), renewed=now))
 
     def is_surely_gone(self) -> bool:
         """Whether it ran on this host and does no longer. Of another host nothing is known."""
@@ -70,6 +83,9 @@ class Owner:
 class Lock:
     """Held from construction until ``close``.
 
+    A lock that stays held may still be lost: a person removes its file, and the next server locks a
+    new one. ``check`` finds that, and ``hold`` shuts out the next server even then.
+
     Args:
         path: The lock's file. Its owner file, where one is needed, is beside it.
 
@@ -81,23 +97,27 @@ class Lock:
     def __init__(self, disk: Disk, path: Path) -> None:
         self.warning: str | None = None
         """What the user should know of this lock."""
+        self.is_holding = False
+        """Whether the system keeps every other server from the file given to ``hold``."""
         self._disk = disk
-        self._owner_path: Path | None = None
+        self._owner: File | None = None
+        self._held: File | None = None
         self._file = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
             self._take(path)
+            proof = self._owner or self._file
+            self._path, self._identity = proof.path, proof.stat()
+            self.check()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _take(self, path: Path) -> None:
         try:
-            self._file.lock()
+            has_locks = _lock(self._file)
         except BlockingIOError as error:
             raise _locked(path, _owner_in(self._file)) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise StorageError(f"{path} cannot be locked: {error.strerror}.", path) from error
+        if not has_locks:
             self._take_owner_file(path.with_name("owner"))
         # Only for the other one's message: a full disk must not keep a job from going on.
         with contextlib.suppress(DiskFull):
@@ -106,41 +126,127 @@ class Lock:
             self._file.cut(len(data))
 
     def _take_owner_file(self, path: Path) -> None:
-        self._make_owner_file(path)
-        self._owner_path = path
+        if self._disk.stat(path) is not None:
+            self._remove_stale(path)
+        self._owner = self._make_owner_file(path)
         self.warning = (
             f"{path.parent} is on a file system without locks: {path} stands in for one. It is left"
             " behind when the server is killed on another host: see that nobody is at work before"
             " you remove it."
         )
 
-    def _make_owner_file(self, path: Path) -> None:
-        if self._disk.stat(path) is not None:
-            with self._disk.open(path, os.O_RDONLY) as file:
-                owner = _owner_in(file)
+    def _remove_stale(self, path: Path) -> None:
+        """Remove the owner file of one that is surely gone, and never another one's."""
+        with self._disk.open(path, os.O_RDONLY) as seen:
+            owner = _owner_in(seen)
             if owner is None or not owner.is_surely_gone():
                 raise _locked(path, owner, remove=True)
-            self._disk.unlink(path)
+            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            try:
+                self._disk.rename(path, aside)
+            except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise _locked(path, None, remove=True) from error
+                raise
+            found = self._disk.stat(aside)
+            if found is None or not found.is_same(seen.stat()):
+                # Another server was quicker, and this is its own. Where a third one has made its
+                # file meanwhile, the one of the two that is not in place ends by ``check``.
+                self._disk.rename(aside, path)
+                raise _locked(path, None, remove=True)
+            self._disk.unlink(aside)
+
+    def _make_owner_file(self, path: Path) -> File:
         try:
-            file = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            file = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise _locked(path, None, remove=True) from error
             raise
-        with file:
-            try:
-                file.write(msgspec.json.encode(Owner.me()), 0)
-                file.sync()
-            except BaseException:
-                self._disk.unlink(path)
-                raise
+        try:
+            file.write(Owner.now(), 0)
+            file.sync()
+        except BaseException:
+            file.close()
+            self._disk.unlink(path)
+            raise
+        return file
+
+    def hold(self, path: Path) -> None:
+        """Keep other servers from a file, whatever its name and even if ours is removed.
+
+        One that is not there, or on a file system without locks, is not held. What was held before
+        is let go.
+
+        Raises:
+            JobLocked: Another process holds it.
+        """
+        self._let_go()
+        if self._disk.stat(path) is None:
+            return
+        self._held = self._disk.open(path, os.O_RDWR)
+        try:
+            self.is_holding = _lock(self._held)
+        except BlockingIOError as error:
+            raise JobLocked(
+                f"another server is at work on {path}, perhaps by another of its names: stop it"
+                " first."
+            ) from error
+
+    def check(self) -> None:
+        """See that no other server can have taken over.
+
+        Raises:
+            StorageError: The lock's file is not where it was.
+        """
+        found = self._disk.stat(self._path)
+        if found is None or not found.is_same(self._identity):
+            raise StorageError(
+                f"{self._path} was moved or removed while the job ran, so that another server may"
+                " have taken over: this one ends. Nothing acknowledged is lost. Start the same"
+                " command again when no other is at work.",
+                self._path,
+            )
+
+    def renew(self) -> None:
+        """Where an owner file stands in for the lock: say in it that its owner lives."""
+        if self._owner is not None:
+            with contextlib.suppress(DiskFull):
+                self._owner.write(Owner.now(), 0)
 
     def close(self) -> None:
         """Let go of the lock; idempotent."""
-        path, self._owner_path = self._owner_path, None
-        if path is not None:
-            self._disk.unlink(path)
-        self._file.close()
+        owner, self._owner = self._owner, None
+        try:
+            if owner is not None:
+                if owner.is_in_place():
+                    self._disk.unlink(owner.path)
+                owner.close()
+        finally:
+            self._let_go()
+            self._file.close()
+
+    def _let_go(self) -> None:
+        held, self._held, self.is_holding = self._held, None, False
+        if held is not None:
+            held.close()
+
+
+def _lock(file: File) -> bool:
+    """Take a file's lock; False where the file system has none.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    try:
+        file.lock()
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise StorageError(f"{file.path} cannot be locked: {error.strerror}.", file.path) from error
+    return True
 
 
 def _owner_in(file: File) -> Owner | None:
@@ -153,5 +259,9 @@ def _owner_in(file: File) -> Owner | None:
 
 def _locked(path: Path, owner: Owner | None, *, remove: bool = False) -> JobLocked:
     who = "another server" if owner is None else str(owner)
-    way_out = f", or remove {path} if it surely runs no more" if remove else ""
-    return JobLocked(f"{who} is at work on {path.parent}: stop it first{way_out}.")
+    seen = way_out = ""
+    if remove:
+        way_out = f", or remove {path} if it surely runs no more"
+        if owner is not None:
+            seen = f" (it last said so at {owner.renewed}; it says nothing while it has no work)"
+    return JobLocked(f"{who} is at work on {path.parent}{seen}: stop it first{way_out}.")
