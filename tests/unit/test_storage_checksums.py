@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import zlib
 from array import array
 from pathlib import Path
@@ -168,8 +169,23 @@ def test_an_input_that_changes_under_the_job_is_noticed() -> None:
     job = Job.open(settings, files)
     job.commit([results(0, 130)])
     offset = job.source.offset_of(130)
-    files.put(settings.input, input_of(130).replace(b"\n", b" ", 1))
+    fd = files.open(settings.input, os.O_RDWR)
+    files.pwrite(fd, input_of(130).replace(b"\n", b" ", 1), 0)
+    files.close(fd)
     with pytest.raises(StorageError, match=r"/d/in has changed.*129 lines where 130 were"):
+        job.sync(offset)
+    job.close()
+
+
+def test_an_input_that_is_replaced_before_the_first_durable_point_is_noticed() -> None:
+    files = CrashFiles()
+    settings = settings_for(FOLDER)
+    files.put(settings.input, input_of(130))
+    job = Job.open(settings, files)
+    job.commit([results(0, 130)])
+    offset = job.source.offset_of(130)
+    files.put(settings.input, input_of(130).replace(b"line", b"LINE"))
+    with pytest.raises(StorageError, match="/d/in was replaced or changed while"):
         job.sync(offset)
     job.close()
 

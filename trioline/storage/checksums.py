@@ -23,7 +23,7 @@ import attrs
 
 from trioline.errors import StorageError
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.files import Disk, File
+from trioline.storage.files import Disk, File, Stat
 
 CHECKSUMS_NAME = "checksums"
 BLOCK_LINES = 64
@@ -183,16 +183,24 @@ class Checksums:
         input_path: Read by a descriptor of its own: the job's source belongs to another thread.
         read_output: Reads the output.
         output: Its path, for messages.
+        given: The input that the job reads.
     """
 
     def __init__(
-        self, disk: Disk, folder: Path, input_path: Path, output: Path, read_output: Read
+        self,
+        disk: Disk,
+        folder: Path,
+        input_path: Path,
+        output: Path,
+        read_output: Read,
+        given: Stat,
     ) -> None:
         self._disk = disk
         self._folder = folder
         self._input_path = input_path
         self._output = output
         self._read_output = read_output
+        self._given = given
         self._input: File | None = None
         self._table: Table | None = None
 
@@ -252,6 +260,8 @@ class Checksums:
     def _opened_input(self) -> File:
         if self._input is None:
             self._input = self._disk.open(self._input_path, os.O_RDONLY)
+            if not self._input.stat().is_same(self._given):
+                raise replaced(self._input_path)
         return self._input
 
 
@@ -264,6 +274,15 @@ def _run_through(tally: Tally, read: Read, begin: int, end: int) -> None:
         tally.feed(data)
         begin += len(data)
     tally.end()
+
+
+def replaced(path: Path) -> StorageError:
+    """The error for an input that is no longer the file that the job began to read."""
+    return StorageError(
+        f"{path} was replaced or changed while the job began to read it. Put it back as it was,"
+        " then start the same command again.",
+        path,
+    )
 
 
 def _changed(path: Path, first: int, end: int, wanted: int) -> StorageError:

@@ -100,6 +100,7 @@ class Job:
         """
         disk = Disk(files or OsFiles())
         input_bytes = check_paths(disk, settings)
+        given = disk.stat(settings.input)
         check_unclaimed(disk, settings)
         disk.make_folder(settings.state)
         disk.sync_folder(settings.state.parent)
@@ -120,7 +121,7 @@ class Job:
                 check_match(disk, found, settings, input_bytes)
                 check_no_swap(disk, settings)
                 run = found
-            state = recover(disk, settings, run, segment_bytes)
+            state = recover(disk, settings, run, segment_bytes, given=given)
             opened.pop_all()
         return cls(settings, run, state, lock, is_resumed=found is not None)
 

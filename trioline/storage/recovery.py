@@ -17,9 +17,9 @@ from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
-from trioline.storage.checksums import Checksums
+from trioline.storage.checksums import Checksums, replaced
 from trioline.storage.damage import damaged
-from trioline.storage.files import Disk
+from trioline.storage.files import Disk, Stat
 from trioline.storage.journal import Journal, Mark
 from trioline.storage.merge import Merge
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
@@ -42,8 +42,13 @@ class State:
     source: Source
 
 
-def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> State:
+def recover(
+    disk: Disk, settings: JobSettings, run: Run, segment_bytes: int, *, given: Stat | None = None
+) -> State:
     """Open a job's files and bring them to where the last server was.
+
+    Args:
+        given: The input that was held against ``run``; None: nobody changes it meanwhile.
 
     Raises:
         StorageError: A file is missing or is not what was written.
@@ -62,12 +67,17 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
         opened.callback(journal.close)
         ahead = AheadIndex()
+        source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
+        opened.callback(source.close)
         checksums = Checksums(
-            disk, settings.state, settings.input, settings.output, answers.output.read
+            disk,
+            settings.state,
+            settings.input,
+            settings.output,
+            answers.output.read,
+            source.stat,
         )
         opened.callback(checksums.close)
-        source = _open_source(disk, settings, last.line_count, last.input_offset)
-        opened.callback(source.close)
         if last.finished:
             answers.output.check_end()
             answers.rejected.check_end()
@@ -77,8 +87,9 @@ def recover(disk: Disk, settings: JobSettings, run: Run, segment_bytes: int) -> 
         else:
             _replay(journal, answers, ahead, last)
             offset = _offset_of(source, answers.written_count, settings.state)
+            given = source.stat
             source.close()
-            source = _open_source(disk, settings, answers.written_count, offset)
+            source = _open_source(disk, settings, run, given, answers.written_count, offset)
             opened.callback(source.close)
             last = next_checkpoint(last, answers, journal, checksums, offset, epoch=last.epoch + 1)
             checkpoints.write(last)
@@ -156,14 +167,21 @@ def _open_growing(disk: Disk, path: Path, length: int, output: Path) -> GrowingF
     return GrowingFile(disk, path, length, output=output)
 
 
-def _open_source(disk: Disk, settings: JobSettings, line: int, offset: int) -> Source:
-    return Source(
+def _open_source(
+    disk: Disk, settings: JobSettings, run: Run, given: Stat | None, line: int, offset: int
+) -> Source:
+    source = Source(
         disk.files,
         settings.input,
         first=line,
         offset=offset,
         max_line_bytes=settings.max_line_bytes,
     )
+    is_given = given is None or source.stat.is_same(given)
+    if source.size_bytes != run.input_bytes or not is_given:
+        source.close()
+        raise replaced(settings.input)
+    return source
 
 
 def _replay(journal: Journal, answers: Answers, ahead: AheadIndex, last: Checkpoint) -> None:

@@ -82,7 +82,9 @@ class Source:
         self.path = path
         self._max_line_bytes = max_line_bytes
         self._file = Disk(files).open(path, os.O_RDONLY)
-        self.size_bytes = self._file.stat().size
+        self.stat = self._file.stat()
+        """The file, as it was when it was opened."""
+        self.size_bytes = self.stat.size
         """Fixed when the file was opened."""
         self._index = LineIndex(first, offset)
         self._forward = _Block(first=first, count=0, lines=[], end_offset=offset)
