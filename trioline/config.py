@@ -119,17 +119,27 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def behind_links(path: Path) -> Path:
+    """The file itself: by whatever link it is named, its job's files are beside it."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
+def default_rejected(output: Path) -> Path:
+    """Where an output's rejected lines go, unless told otherwise."""
+    return output.with_name(output.name + ".rejected")
+
+
 @attrs.frozen(kw_only=True)
 class JobSettings:
     """What is done, and where: the part that storage needs."""
 
     input: Path
-    output: Path
+    output: Path = attrs.field(converter=behind_links)
     text: bool = False
     """Lines are text, not JSON: any result without a newline is taken."""
     placeholder: bytes = b"null"
     """Stands in the output where a line was rejected; without newline."""
-    rejected: Path
+    rejected: Path = attrs.field(converter=behind_links)
     """Where the full records of rejected lines go."""
     fsync: Fsync = Fsync.ALWAYS
     fresh: bool = False

@@ -218,7 +218,7 @@ def test_an_edit_that_nothing_records_is_said(fsync: Fsync) -> None:
 def test_an_input_that_is_another_one_is_not_matched() -> None:
     data, settings, _ = many(10)
     damaged = {**data, settings.input: b"other\n" * 10, STATE / "checkpoint": b""}
-    with pytest.raises(UsageError, match="belongs to a job with"):
+    with pytest.raises(UsageError, match="belongs to a job whose input had"):
         examine(Disk(files_with(damaged)), JOB)
 
 

@@ -199,7 +199,7 @@ def job(folder: Path) -> Path:
         (("in", "out", "--placeholder", "1"), "--placeholder"),
         (("in", "out", "--rejected", "other"), "--rejected"),
         (("longer", "out"), "bytes"),
-        (("same-size", "out"), "hash"),
+        (("same-size", "out"), "same length"),
     ],
 )
 def test_another_input_or_other_options(
@@ -482,6 +482,17 @@ def test_options_out_of_range(command: str, option: str, value: str, refuse: Try
         "work": ("127.0.0.1:1", "--exec", "cat"),
     }[command]
     assert option in refuse(command, *arguments, f"{option}={value}").stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "in", "out"), ("repair", "out", "--input", "in")])
+def test_a_placeholder_that_is_not_utf_8(
+    command: tuple[str, ...], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = os.fsdecode(b"caf\xe9")
+    finished = invoke(*command, "--text", "--placeholder", given, capture=capfd.readouterr)
+    check_refusal(finished, 2)
+    assert "--placeholder 'caf\\udce9' is not UTF-8" in finished.stderr
+    assert not (folder / "out.trioline").exists()
 
 
 def test_every_option_that_takes_a_number_is_tried() -> None:

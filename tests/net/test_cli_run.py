@@ -69,6 +69,18 @@ def test_the_first_line_on_stdout_says_where(folder: Path) -> None:
     assert (folder / "out").read_bytes() == numbers(10)
 
 
+def test_a_link_to_the_output_has_its_files_beside_the_file(folder: Path) -> None:
+    (folder / "there").mkdir()
+    (folder / "out").symlink_to(folder / "there" / "answers")
+    with serving("in", "out", "--linger", "0", cwd=folder) as serve:
+        do_all(serve.port)
+        assert serve.wait().code == 0
+    assert (folder / "there" / "answers").read_bytes() == numbers(10)
+    made = {path.name for path in (folder / "there").iterdir()}
+    assert made == {"answers", "answers.rejected", "answers.trioline"}
+    assert trioline("verify", "in", "out", cwd=folder).code == 0
+
+
 def test_a_unix_socket_alone_and_beside_tcp(folder: Path) -> None:
     with serving("in", "out", "--unix", "socket", cwd=folder) as serve:
         assert serve.stdout == "trioline listening on unix:socket\n"

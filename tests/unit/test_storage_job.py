@@ -21,6 +21,7 @@ from storage_helpers import CrashFiles, input_of, settings_for
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, JobLocked, JobMismatch, StorageError, UsageError
 from trioline.storage import Entry, Job, Rejection, Results, encode_record
+from trioline.storage.files import OsFiles
 
 MEMORY = Path("/d")
 Change = Callable[[JobSettings], JobSettings | None]
@@ -295,13 +296,16 @@ def _other_input(settings: JobSettings) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (_longer_input, r"an input of so many bytes \d+ .*has \d+"),
-        (_other_input, "an input with the hash"),
-        (lambda s: attrs.evolve(s, text=True), "--text False .*has True"),
-        (lambda s: attrs.evolve(s, placeholder=b"{}"), "--placeholder null .*has {}"),
+        (_longer_input, r"whose input had \d+ bytes .*; the input named now has \d+"),
+        (_other_input, "with another input of the same length"),
+        (lambda s: attrs.evolve(s, text=True), "without --text; this has it"),
+        (
+            lambda s: attrs.evolve(s, placeholder=b"{}"),
+            "with --placeholder null; this command has '{}'",
+        ),
         (
             lambda s: attrs.evolve(s, rejected=s.output.with_name("bad")),
-            "--rejected out.rejected .*has bad",
+            "with --rejected .*out.rejected; this command has .*bad",
         ),
     ],
 )
@@ -373,6 +377,143 @@ def test_all_of_it_may_be_moved_together(tmp_path: Path) -> None:
     old.rename(new)
     again = Job.open(settings_for(new))
     assert again.written_count == 3
+    again.close()
+
+
+def test_all_of_it_may_be_renamed_together(settings: JobSettings) -> None:
+    job = Job.open(settings)
+    job.commit([results(0, 3), rejection(3)])
+    job.close()
+    new = settings.output.with_name("new")
+    for path in (settings.output, settings.rejected, settings.state):
+        path.rename(path.with_name(path.name.replace("out", "new")))
+    renamed = attrs.evolve(settings, output=new, rejected=new.with_name("new.rejected"))
+    again = Job.open(renamed)
+    assert (again.is_resumed, again.written_count) == (True, 4)
+    again.close()
+
+
+# --- other names of one file ----------------------------------------------------------------------
+
+
+def _linked_to(target: Path, name: str) -> Path:
+    link = target.with_name(name)
+    link.symlink_to(target)
+    return link
+
+
+def test_a_symbolic_link_to_the_output_leads_to_its_job(settings: JobSettings) -> None:
+    link = _linked_to(settings.output, "link")  # of a file that is still to be made
+    job = Job.open(attrs.evolve(settings, output=link))
+    job.commit([results(0, 3)])
+    assert settings.state.is_dir()
+    assert not link.with_name("link.trioline").exists()
+    with pytest.raises(JobLocked):
+        Job.open(settings)
+    job.close()
+    again = Job.open(settings)
+    assert again.written_count == 3
+    again.close()
+    fresh = Job.open(attrs.evolve(settings, output=link, fresh=True))
+    assert fresh.written_count == 0
+    fresh.close()
+    assert link.is_symlink()
+    assert settings.output.read_bytes() == b""
+
+
+def test_the_folder_of_the_real_output_is_synced(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "in").write_bytes(input_of(3))
+    (tmp_path / "out").symlink_to(real / "answers")
+    synced = []
+
+    class Watched(OsFiles):
+        def sync_folder(self, path: Path) -> None:
+            synced.append(path)
+            super().sync_folder(path)
+
+    Job.open(settings_for(tmp_path), Watched()).close()
+    assert real in synced
+    assert (real / "answers.trioline").is_dir()
+
+
+def test_two_hard_links_are_one_output(settings: JobSettings) -> None:
+    settings.output.touch()
+    other = settings.output.with_name("other")
+    other.hardlink_to(settings.output)
+    job = Job.open(settings)
+    with pytest.raises(JobLocked, match=r"at work on .*other, perhaps by another of its names"):
+        Job.open(attrs.evolve(settings, output=other, rejected=other.with_name("other.rejected")))
+    job.close()
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "input"])
+def test_the_rejected_file_is_one_of_its_own(settings: JobSettings, kind: str) -> None:
+    link = settings.output.with_name("link")
+    if kind != "dangling":
+        settings.output.touch()
+    if kind == "hard":
+        link.hardlink_to(settings.output)
+    else:
+        link.symlink_to(settings.input if kind == "input" else settings.output)
+    sentence = "is the input" if kind == "input" else "name two files"
+    with pytest.raises(UsageError, match=sentence):
+        Job.open(attrs.evolve(settings, rejected=link))
+    assert not settings.state.exists()
+
+
+# --- the input while the job is made --------------------------------------------------------------
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more\n")
+
+
+def _replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copyfile(path, copy)
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("change", [_grow, _replace])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_input_that_changes_while_the_job_opens_is_found(
+    settings: JobSettings, change: Callable[[Path], None], *, is_new: bool
+) -> None:
+    class Changed(OsFiles):
+        """Another one's hand, just before the journal is looked for."""
+
+        def listdir(self, path: Path) -> list[str]:
+            if (settings.state / "run.json").exists() and not done:
+                done.append(True)
+                change(settings.input)
+            return super().listdir(path)
+
+    done: list[bool] = []
+    if not is_new:
+        Job.open(settings).close()
+    with pytest.raises(StorageError, match="in was replaced or changed while the job"):
+        Job.open(settings, Changed())
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_no_file_descriptors_left_is_said_and_loses_nothing(code: int) -> None:
+    files, settings = memory_job(Fsync.ALWAYS)
+    job = Job.open(settings, files)
+    job.commit([results(1, 3)])
+    job.close()
+    job = Job.open(settings, files)
+    files.fail = lambda call, path, _count: (
+        code if call == "create" and path.name.startswith("journal") else None
+    )
+    with pytest.raises(StorageError, match=r"[Tt]oo many open files.*this process may have \d+"):
+        job.commit([results(0, 1)])
+    job.close()
+    files.fail = None
+    again = Job.open(settings, files)
+    assert (again.written_count, ahead(again)) == (0, [1, 2])
     again.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,7 +19,9 @@ from trioline.config import (
     JobSettings,
     LeaseSettings,
     ServerSettings,
+    behind_links,
     converter,
+    default_rejected,
 )
 from trioline.errors import UsageError
 
@@ -281,7 +282,7 @@ def job_settings(options: dict[str, Any]) -> JobSettings:
     Raises:
         UsageError: One of them cannot be used.
     """
-    output: Path = options["output_path"]
+    output = behind_links(options["output_path"])
     if output.name in ("", ".."):
         raise UsageError(f"The output {str(output)!r} is a folder: name a file.")
     text: bool = options["text"]
@@ -291,7 +292,7 @@ def job_settings(options: dict[str, Any]) -> JobSettings:
         "output": output,
         "text": text,
         "placeholder": _placeholder(placeholder, text=text),
-        "rejected": options["rejected_path"] or output.with_name(output.name + ".rejected"),
+        "rejected": options["rejected_path"] or default_rejected(output),
         "fsync": Fsync(options["fsync"]),
         "fresh": options.get("fresh", False),
         "max_line_bytes": options["max_line"],
@@ -304,13 +305,25 @@ def _placeholder(given: str | None, *, text: bool) -> bytes:
         return b"" if text else b"null"
     from trioline.wire.codec import is_json
 
-    placeholder = os.fsencode(given)
+    placeholder = placeholder_bytes(given)
     if b"\n" in placeholder or not (text or is_json(placeholder)):
         raise UsageError(
             f"--placeholder {given!r} must be one line of JSON, for example null or "
             "'{\"error\":true}'; with --text any line."
         )
     return placeholder
+
+
+def placeholder_bytes(given: str) -> bytes:
+    """Encode a placeholder.
+
+    Raises:
+        UsageError: It is not UTF-8: no reader of the output could tell what it is.
+    """
+    try:
+        return given.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--placeholder {given!r} is not UTF-8: give one that is.") from error
 
 
 def lease_settings(options: dict[str, Any]) -> LeaseSettings:

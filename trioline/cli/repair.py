@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
-from trioline.cli.options import text_option
+from trioline.cli.options import placeholder_bytes, text_option
+from trioline.config import behind_links
 from trioline.errors import UsageError
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.lock import Lock
@@ -57,16 +58,17 @@ def repair_command(
     Exit codes: 0 nothing to do, or done; 1 there is something to do; 74 it cannot be repaired.
     """
     given = Given(
-        output=output,
+        output=behind_links(output),
         input=input_path,
         text=text,
-        placeholder=None if placeholder is None else placeholder.encode(),
+        placeholder=None if placeholder is None else placeholder_bytes(placeholder),
         rejected=rejected_path,
     )
     if not given.state.is_dir():
         raise UsageError(f"There is no job at {output}: {given.state} is no folder.")
     disk = Disk(OsFiles())
-    with contextlib.closing(Lock(disk, given.state / LOCK_NAME)):
+    with contextlib.closing(Lock(disk, given.state / LOCK_NAME)) as lock:
+        lock.hold(given.output)
         plan = examine(disk, given)
         _tell(plan)
         if not plan.is_needed:

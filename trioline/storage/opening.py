@@ -37,7 +37,7 @@ def check_paths(disk: Disk, settings: JobSettings) -> int:
     given = _check_input(disk, settings.input)
     for path, option in ((settings.output, "the output"), (settings.rejected, "--rejected")):
         _check_target(disk, path, option, given, settings.input)
-    if os.path.abspath(settings.output) == os.path.abspath(settings.rejected):
+    if _are_same(disk, settings.output, settings.rejected):
         raise UsageError(
             f"{settings.output} is named as the output and as --rejected: name two files."
         )
@@ -49,6 +49,14 @@ def check_paths(disk: Disk, settings: JobSettings) -> int:
     if state is not None and not disk.is_writable(settings.state):
         raise UsageError(f"{settings.state} is not writable: check its permissions.")
     return given.size
+
+
+def _are_same(disk: Disk, one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, or would, were it there."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    found, second = disk.stat(one), disk.stat(other)
+    return found is not None and second is not None and found.is_same(second)
 
 
 def _check_input(disk: Disk, path: Path) -> Stat:

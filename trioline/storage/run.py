@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import zlib
 from pathlib import Path
 
 import attrs
 import msgspec
 
-from trioline.config import JobSettings
+from trioline.config import JobSettings, default_rejected
 from trioline.errors import JobMismatch
 from trioline.storage.checkpoint import FORMAT
 from trioline.storage.damage import damaged, newer, output_of
@@ -44,8 +45,9 @@ class Run:
     """blake2b of the input's first and last MiB."""
     text: bool
     placeholder: str
-    rejected: str
-    """Relative to the output's folder, so that all may be moved together."""
+    rejected: str | None
+    """Relative to the output's folder, so that all may be moved together; None: by the output's
+    name, so that all may be renamed together."""
     crc: int = 0
     """crc32 of this, encoded without it: a flipped bit in a name is damage, not another job."""
 
@@ -56,12 +58,15 @@ class Run:
 
     def rejected_path(self, output: Path) -> Path:
         """Where this job's rejected lines are."""
+        if self.rejected is None:
+            return default_rejected(output)
         return output.parent / self.rejected
 
 
-def relative_rejected(settings: JobSettings) -> str:
+def relative_rejected(settings: JobSettings) -> str | None:
     """The rejected file as ``Run`` names it."""
-    return os.path.relpath(settings.rejected, settings.output.parent)
+    name = os.path.relpath(settings.rejected, settings.output.parent)
+    return None if name == default_rejected(settings.output).name else name
 
 
 def hash_input(disk: Disk, path: Path, size: int) -> str:
@@ -118,19 +123,36 @@ def check_match(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -
     Raises:
         JobMismatch: The input is another one, or an option that must not change is.
     """
-    for what, then, now in (
-        ("an input of so many bytes", run.input_bytes, input_bytes),
-        ("the option --text", run.text, settings.text),
-        ("the option --placeholder", run.placeholder, _text(settings.placeholder)),
-        ("the option --rejected", run.rejected, relative_rejected(settings)),
-        ("an input with the hash", run.input_hash, hash_input(disk, settings.input, input_bytes)),
-    ):
-        if then != now:
-            raise JobMismatch(
-                f"{settings.output} belongs to a job with {what} {then} ({run.input}); this command"
-                f" has {now} ({settings.input}). Start it as it was, choose another output, or"
-                " begin anew with --fresh, which throws the old answers away."
-            )
+    difference = _difference(disk, run, settings, input_bytes)
+    if difference is not None:
+        raise JobMismatch(
+            f"{settings.output} belongs to a job {difference}. Start it as it was, choose another"
+            " output, or begin anew with --fresh, which throws the old answers away."
+        )
+
+
+def _difference(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> str | None:
+    """What the job has otherwise than the command, as the end of a sentence."""
+    placeholder = settings.placeholder.decode()
+    if run.input_bytes != input_bytes:
+        return (
+            f"whose input had {run.input_bytes:,} bytes ({run.input}); the input named now has"
+            f" {input_bytes:,} ({settings.input})"
+        )
+    if run.text != settings.text:
+        return "with --text; this command has none" if run.text else "without --text; this has it"
+    if run.placeholder != placeholder:
+        then, now = shlex.quote(run.placeholder), shlex.quote(placeholder)
+        return f"with --placeholder {then}; this command has {now}"
+    if run.rejected != relative_rejected(settings):
+        then_path = run.rejected_path(settings.output)
+        return f"with --rejected {then_path}; this command has {settings.rejected}"
+    if run.input_hash != hash_input(disk, settings.input, input_bytes):
+        return (
+            f"with another input of the same length ({run.input}): its first or last MiB are not"
+            f" those of {settings.input}"
+        )
+    return None
 
 
 def make_run(
@@ -146,13 +168,9 @@ def make_run(
         input_bytes=input_bytes,
         input_hash=hash_input(disk, settings.input, input_bytes),
         text=settings.text,
-        placeholder=_text(settings.placeholder),
+        placeholder=settings.placeholder.decode(),
         rejected=relative_rejected(settings),
     )
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
 
 
 @attrs.frozen
