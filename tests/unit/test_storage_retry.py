@@ -84,6 +84,26 @@ def test_it_holds_the_jobs_lock() -> None:
     Job.open(settings, files).close()
 
 
+def test_without_its_lock_it_lets_nobody_in_and_replaces_nothing() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    files.unlink(settings.state / "lock")
+    with pytest.raises(JobLocked, match="at work on /d/out"):
+        Job.open(attrs.evolve(settings, fresh=True), files)
+    before = files.get(settings.output)
+    with pytest.raises(StorageError, match="lock was moved or removed"):
+        retry.put_in_place()
+    assert files.get(settings.output) == before
+    retry.close()
+    again = Retry.open(settings, files)
+    assert again.put_in_place() == 0
+    again.close()
+
+
 def test_what_cannot_be_retried_is_refused_and_nothing_is_left_open() -> None:
     files, settings = make(is_finished=False)
     with pytest.raises(UsageError, match="is not over"):

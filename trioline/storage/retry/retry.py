@@ -77,6 +77,7 @@ class Retry:
         with contextlib.ExitStack() as opened:
             lock = Lock(disk, settings.state / LOCK_NAME)
             opened.callback(lock.close)
+            lock.hold(settings.output)
             check_match(disk, run, settings, input_bytes)
             last = finish_swap(disk, RetryFiles(settings)) or _read_last(disk, settings, run)
             if not last.finished:
@@ -110,6 +111,7 @@ class Retry:
         assert results.finished
         assert self.numbers is not None
         _check_ends(self._disk, self.settings, results)
+        self._lock.check()
         prepare_swap(self._disk, self._files, self._last, results, self.numbers)
         self.numbers.close()
         last = finish_swap(self._disk, self._files)
