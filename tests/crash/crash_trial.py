@@ -16,7 +16,7 @@ from storage_helpers import Crash, CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull
-from trioline.storage import Entry, Job, Rejection, Results, encode_record
+from trioline.storage import Entry, Job, Rejection, Results, Tried, encode_record
 
 MAX_CRASHES = 3
 FOLDER = Path("/d")
@@ -53,6 +53,16 @@ class Trial:
         """What a power loss must leave."""
         self.offered: list[set[bytes]] = [set() for _ in range(self.line_count)]
         """All that was ever handed in for a line, acknowledged or not."""
+        self.is_shuffled = rng.random() < 0.7
+        self.max_lines = rng.choice((1, 4))
+        self.tried_share = rng.choice((0, 0.3, 0.8))
+        self.tried_count = 0
+        self.histories: list[list[bytes]] = [[] for _ in range(self.line_count)]
+        """All that may be kept of what was tried with a line, in order."""
+        self.kept: dict[int, int] = {}
+        """Line to the number of its acknowledged history: that or a later one must be there."""
+        self.safe_kept: dict[int, int] = {}
+        """The same after a power loss."""
 
     def run(self) -> None:
         """Crash some times, then finish and compare."""
@@ -86,6 +96,7 @@ class Trial:
         else:
             self.files.lose_power(self.rng)
             self.acknowledged = dict(self.safe)
+            self.kept = dict(self.safe_kept)
 
     def work(self) -> None:
         """Open the job, check what is there, and go on with it to its end."""
@@ -98,10 +109,11 @@ class Trial:
             self.plan_crash(self.rng.choice((4, 12, 40)))
         if not job.is_finished:
             missing = [line for line in range(self.line_count) if line not in settled]
-            self.rng.shuffle(missing)
+            if self.is_shuffled:
+                self.rng.shuffle(missing)
             while missing:
-                count = self.rng.randint(1, 4)
-                self.commit(job, missing[:count])
+                count = self.rng.randint(1, self.max_lines)
+                self.commit(job, missing[:count], self.tried(missing))
                 settled.update(missing[:count])
                 del missing[:count]
                 assert job.written_count + job.ahead_count == len(settled)
@@ -113,19 +125,39 @@ class Trial:
             self.check_files(job)
         job.close()
 
-    def commit(self, job: Job, lines: list[int]) -> None:
+    def tried(self, missing: list[int]) -> list[Tried]:
+        """Of lines that are not settled before this commit; the same one may be there again."""
+        entries: list[Tried] = []
+        while self.rng.random() < self.tried_share and len(entries) < 3:
+            first = end = self.rng.choice(missing[-4:])  # the last to be settled
+            while end in missing and end - first < 3:
+                end += 1
+            self.tried_count += 1
+            padding = b"." * self.rng.choice((0, 9, 700))
+            entries.append(Tried(first, end - first, b"%d%s" % (self.tried_count, padding)))
+        return entries
+
+    def commit(self, job: Job, lines: list[int], tried: list[Tried]) -> None:
         answers = {line: self.answer(line) for line in lines}
         for line, answer in answers.items():
             self.offered[line].add(answer)
-        entries = [self.entry(line, answer) for line, answer in answers.items()]
+        kept: dict[int, int] = {}
+        for entry in tried:
+            for line in range(entry.first, entry.first + entry.count):
+                kept[line] = len(self.histories[line])
+                self.histories[line].append(entry.history)
+        entries = [*tried, *(self.entry(line, answer) for line, answer in answers.items())]
         self.repeat_while_full(lambda: job.commit(entries))
         self.acknowledged |= answers
+        self.kept |= kept
         if self.settings.fsync is Fsync.ALWAYS:
             self.safe |= answers
+            self.safe_kept |= kept
 
     def sync(self, job: Job) -> None:
         self.repeat_while_full(lambda: job.sync(job.source.offset_of(job.written_count)))
         self.safe = dict(self.acknowledged)
+        self.safe_kept = dict(self.kept)
         self.check_files(job)
 
     def repeat_while_full(self, call: Callable[[], None]) -> None:
@@ -161,6 +193,24 @@ class Trial:
             self.acknowledged[line] = answer
         # Recovery synced it all.
         self.safe |= self.acknowledged
+        self.check_tried(job, settled)
+
+    def check_tried(self, job: Job, settled: set[int]) -> None:
+        """The last history of each line that is not settled, and of no other line."""
+        there = {line: history for lines, history in job.tried() for line in lines}
+        assert settled.isdisjoint(there), "a settled line is to be tried again"
+        assert settled.union(there).issuperset(self.kept), "what was tried with a line is lost"
+        for line, histories in enumerate(self.histories):
+            if line in there:
+                assert there[line] in histories, "another line's history"
+                number = histories.index(there[line])
+                assert number >= self.kept.get(line, 0), "an old history came back"
+                # What came after it was never acknowledged, and was cut off.
+                del histories[number + 1 :]
+                self.kept[line] = number
+            elif line not in settled:
+                histories.clear()
+        self.safe_kept = dict(self.kept)
 
     def check_files(self, job: Job) -> list[bytes]:
         """Whole lines in order, each once and the acknowledged one; the rejected ones likewise."""

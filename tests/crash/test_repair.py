@@ -23,6 +23,7 @@ from damage_helpers import (
     entry,
     files_with,
     finish,
+    flipped,
     half_done,
     inverted,
     judge,
@@ -35,7 +36,7 @@ from storage_helpers import Crash, CrashFiles, input_of, settings_for
 from trioline.config import Fsync, JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checksums import ENTRY_BYTES
-from trioline.storage.entries import Results
+from trioline.storage.entries import Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
@@ -135,6 +136,37 @@ def test_the_good_frames_of_a_damaged_segment_are_kept() -> None:
     assert files.get(STATE / "damaged-20260101T000000.000000Z" / path.name) == wounded
     assert finish(files, settings) == set(range(LINES)) - {5, 9}
     check_finished(files, settings)
+
+
+def test_what_was_tried_is_kept_and_settles_nothing() -> None:
+    """Neither is a line more of the output believed for it, nor one less told as lost."""
+    settings = settings_for(FOLDER)
+    files = files_with({FOLDER / "in": input_of(LINES)})
+    job = Job.open(settings, files)
+    job.commit([*(entry(line) for line in range(5)), Tried(0, 10, b"once")])
+    job.commit([Tried(9, 1, b"twice")])
+    job.sync(job.source.offset_of(5))
+    job.close()
+    data, path = contents(files), STATE / "journal-00000001"
+    wounded = {path: flipped(data[path], 40)}  # in the results of the lines 0 to 2
+    output = data[settings.output]
+    cut_short = {settings.output: b"".join(output.splitlines(keepends=True)[:2])}
+    no_table = {STATE / "checkpoint": bytes(8_192), STATE / "checksums": b""}
+    longer = {settings.output: output + answer(5) * 3}
+    for change, redone in (
+        (wounded, []),
+        (wounded | cut_short, [0, 1, 2]),
+        (no_table | longer, []),
+    ):
+        files, plan = repaired({**data, **change})
+        assert plan.redone_count == len(redone)
+        job = Job.open(settings, files)
+        lines = [*redone, *range(5, 10)]
+        assert [line for part, _ in job.tried() for line in part] == lines
+        job.close()
+        job = Job.open(settings, files)
+        assert list(job.tried())[-2:] == [(range(5, 9), b"once"), (range(9, 10), b"twice")]
+        job.close()
 
 
 def test_a_record_that_only_the_journal_has_comes_back() -> None:

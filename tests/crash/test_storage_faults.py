@@ -20,7 +20,7 @@ from storage_helpers import CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError, UsageError
-from trioline.storage import Entry, Job, Rejection, Results
+from trioline.storage import Entry, Job, Rejection, Results, Tried
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GONE = (errno.EIO, errno.EROFS, errno.ESTALE)
@@ -88,6 +88,8 @@ class Play:
         self.files.put(settings.input, INPUT)
         self.files.fail = fault
         self.acknowledged: set[int] = set()
+        self.kept: dict[int, bytes] = {}
+        """What was tried with a line, acknowledged."""
         self.full_count = 0
 
     def run(self) -> None:
@@ -100,7 +102,7 @@ class Play:
         self.commit(job, results(3, b'"d"\n'), Rejection(6, b'{"id":6}\n'))
         self.commit(job, results(0, b'"a"\n"b"\n'))
         self.sync(job)
-        self.commit(job, Rejection(2, b'{"id":2}\n'), results(7, b'"h"\n'))
+        self.commit(job, Rejection(2, b'{"id":2}\n'), results(7, b'"h"\n'), Tried(4, 2, b"x"))
         self.sync(job)
         self.commit(job, results(4, b'"e"\n"f"\n'))
         assert job.written_count == 8
@@ -115,10 +117,12 @@ class Play:
     def commit(self, job: Job, *entries: Entry) -> None:
         self.call(job, lambda: job.commit(entries))
         for entry in entries:
-            first, count = (
-                (entry.first, entry.count) if isinstance(entry, Results) else (entry.line, 1)
-            )
-            self.acknowledged.update(range(first, first + count))
+            count = 1 if isinstance(entry, Rejection) else entry.count
+            lines = range(entry.first, entry.first + count)
+            if isinstance(entry, Tried):
+                self.kept.update(dict.fromkeys(lines, entry.history))
+            else:
+                self.acknowledged.update(lines)
 
     def sync(self, job: Job) -> None:
         offset = self.offset(job)
@@ -194,6 +198,10 @@ class Play:
         job = self.open()
         settled = {*range(job.written_count), *(line for part in job.ahead() for line in part)}
         assert settled >= self.acknowledged
+        tried = {line: history for lines, history in job.tried() for line in lines}
+        assert settled.isdisjoint(tried)
+        assert self.kept.items() <= {**self.kept, **tried}.items()
+        assert settled.union(tried) >= set(self.kept)
         content = self.files.get(self.settings.output)
         assert OUTPUT.startswith(content)
         assert content.count(b"\n") == job.written_count

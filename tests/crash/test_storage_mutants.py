@@ -16,13 +16,16 @@ import pytest
 from crash_trial import find_failing_seed
 
 from trioline.storage import recovery
+from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import SLOT_SPACING_BYTES, Checkpoint, CheckpointFile
 from trioline.storage.files import File
+from trioline.storage.frames import Frame, Kind
 from trioline.storage.job import Job
 from trioline.storage.journal import Journal
 from trioline.storage.output import GrowingFile
 from trioline.storage.segment import Segment
+from trioline.storage.tried import TriedIndex
 
 MAX_SEEDS = 1_000
 """Each is found by one trial in 30 to 300: to miss one needs bad luck of e^-10 or less."""
@@ -185,6 +188,35 @@ def journal_not_cut_in_recovery() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def segments_dropped_with_what_was_tried() -> Iterator[None]:
+    """What was tried does not count for where a segment ends."""
+    append = Journal.append
+
+    def uncounted(journal: Journal, frames: list[Frame]) -> list[int]:
+        before = journal.mark()
+        places = append(journal, frames)
+        if frames:
+            segment = journal._segments[journal.newest]
+            ends = [frame.end for frame in frames if frame.kind is not Kind.TRIED]
+            segment.top = max([before.top if segment.number == before.segment else 0, *ends])
+        return places
+
+    with mock.patch.object(Journal, "append", uncounted):
+        yield
+
+
+@contextlib.contextmanager
+def settled_lines_tried_again() -> Iterator[None]:
+    take = TriedIndex.take
+
+    def take_all(tried: TriedIndex, *_: object) -> Iterator[tuple[range, bytes]]:
+        return take(tried, 0, AheadIndex())
+
+    with mock.patch.object(TriedIndex, "take", take_all):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     "acknowledged before the fsync": acknowledged_before_the_sync,
     "no fsync of the journal": without_during((Journal, "sync"), (Segment, "sync")),
@@ -201,6 +233,10 @@ MUTANTS: dict[str, Mutant] = {
     "no fsync of files in recovery": no_file_syncs_in_recovery,
     "output not cut in recovery": output_not_cut_in_recovery,
     "journal not cut in recovery": journal_not_cut_in_recovery,
+    "what was tried not read again": without(TriedIndex, "put"),
+    "the first of what was tried kept": without_during((TriedIndex, "put"), (AheadIndex, "remove")),
+    "segments dropped with what was tried": segments_dropped_with_what_was_tried,
+    "settled lines tried again": settled_lines_tried_again,
 }
 
 

@@ -20,7 +20,7 @@ from storage_helpers import CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, JobLocked, JobMismatch, StorageError, UsageError
-from trioline.storage import Entry, Job, Rejection, Results, encode_record
+from trioline.storage import Entry, Job, Rejection, Results, Tried, encode_record
 from trioline.storage.files import OsFiles
 
 MEMORY = Path("/d")
@@ -173,10 +173,126 @@ def test_any_order_with_kills_gives_the_naive_output(
     assert (folder / "out").read_bytes() == b"".join(expected)
 
 
+# --- what was tried before ----------------------------------------------------------------------
+
+
+def tried(job: Job) -> list[tuple[range, bytes]]:
+    return list(job.tried())
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_what_was_tried_survives_until_its_line_is_settled(tmp_path: Path, fsync: Fsync) -> None:
+    (tmp_path / "in").write_bytes(input_of(20))
+    settings = settings_for(tmp_path, fsync=fsync)
+    job = Job.open(settings)
+    job.commit([Tried(0, 3, b"a"), Tried(8, 1, b"b"), results(5, 6), Tried(10, 4, b"")])
+    assert (job.written_count, ahead(job), job.rejected_ahead_count) == (0, [5], 0)
+    job.commit([results(0, 1), Tried(2, 1, b"c"), rejection(11)])
+    assert (job.written_count, job.output_bytes) == (1, len(answer(0)))
+    sync(job)
+    job.close()
+    for _ in range(2):
+        job = Job.open(settings)
+        assert (job.written_count, ahead(job)) == (1, [5, 11])
+        assert tried(job) == [
+            (range(1, 2), b"a"),
+            (range(2, 3), b"c"),
+            (range(8, 9), b"b"),
+            (range(10, 11), b""),
+            (range(12, 14), b""),
+        ]
+        assert tried(job) == [], "it is handed over once"
+        job.close()
+    job = Job.open(settings)
+    job.commit([results(1, 5), results(6, 11), rejection(12), results(13, 20)])
+    job.close()
+    job = Job.open(settings)
+    assert tried(job) == []
+    finish(job)
+    job.close()
+    assert not [name for name in os.listdir(settings.state) if name.startswith("journal")]
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_one_commit_may_hold_all_that_became_of_a_line(fsync: Fsync) -> None:
+    """Several messages share a commit: a line may fail in one, fail again, and be done."""
+    files, settings = memory_job(fsync)
+    job = Job.open(settings, files)
+    events: list[Entry] = [Tried(0, 10, b"first"), Tried(4, 3, b"second"), results(0, 2)]
+    job.commit([*events, results(5, 6), rejection(8), Tried(9, 1, b"third")])
+    assert (job.written_count, ahead(job)) == (2, [5, 8])
+    sync(job)
+    files.lose_power(random.Random(0))
+    again = Job.open(settings, files)
+    assert (again.written_count, ahead(again)) == (2, [5, 8])
+    assert tried(again) == [
+        (range(2, 4), b"first"),
+        (range(4, 5), b"second"),
+        (range(6, 7), b"second"),
+        (range(7, 8), b"first"),
+        (range(9, 10), b"third"),
+    ]
+    again.close()
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_what_was_tried_keeps_its_segment_until_the_line_is_durable(fsync: Fsync) -> None:
+    files, settings = memory_job(fsync)
+    job = Job.open(settings, files, segment_bytes=1)
+    job.commit([Tried(6, 1, b"6" * 25_000)])
+    for line in range(5):
+        job.commit([results(line, line + 1)])
+        sync(job)
+    assert files.has(settings.state / "journal-00000001")
+    files.lose_power(random.Random(0))
+    job = Job.open(settings, files, segment_bytes=1)
+    assert tried(job) == [(range(6, 7), b"6" * 25_000)]
+    job.commit([results(5, 8)])
+    sync(job)
+    assert not files.has(settings.state / "journal-00000001")
+    job.close()
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_a_full_disk_takes_back_what_was_tried_and_nothing_else(fsync: Fsync) -> None:
+    """Also where a settled line lies among those that were tried."""
+    files, settings = memory_job(fsync)
+    job = Job.open(settings, files)
+    job.commit([results(5, 6), Tried(4, 1, b"old")])
+    files.fail = FailAt({"pwrite"}, 1, errno.ENOSPC)
+    before = picture(files)
+    with pytest.raises(DiskFull):
+        job.commit([Tried(4, 3, b"new")])
+    assert picture(files) == before
+    assert ahead(job) == [5]
+    files.kill()
+    again = Job.open(settings, files)
+    assert tried(again) == [(range(4, 5), b"old")]
+    again.commit([Tried(4, 3, b"new")])
+    again.close()
+    again = Job.open(settings, files)
+    assert tried(again) == [(range(4, 5), b"new"), (range(6, 7), b"new")]
+    again.close()
+
+
+def test_what_was_tried_costs_one_sync_under_always() -> None:
+    files, settings = memory_job(Fsync.ALWAYS)
+    job = Job.open(settings, files)
+    job.commit([results(0, 1)])
+    calls: list[str] = []
+    files.fail = lambda call, _path, _count: calls.append(call)
+    job.commit([Tried(3, 1, b"x"), results(5, 6)])
+    assert calls == ["pwrite", "sync"]
+    job.close()
+
+
 # --- broken calls -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("entries", [[results(0, 1)], [results(6, 7)], [results(4, 6)]])
+@pytest.mark.parametrize(
+    "entries",
+    [[results(0, 1)], [results(6, 7)], [results(4, 6)], [Tried(3, 1, b"")], [Tried(4, 2, b"")]],
+)
 def test_a_line_is_never_settled_twice(settings: JobSettings, entries: list[Entry]) -> None:
     job = Job.open(settings)
     job.commit([results(0, 4), results(5, 7)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from storage_helpers import CrashFiles
 
 from trioline.errors import DiskFull, StorageError
-from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.frames import FRAME_BYTES, HEADER_BYTES, Frame, Kind, frames_from
 from trioline.storage.journal import Journal, Mark
@@ -248,6 +248,22 @@ def test_neighbours_share_a_frame_up_to_its_limit() -> None:
     assert frames[0].payload == b"a\nb\nc\n"
 
 
+def test_what_was_tried_comes_last_in_the_order_it_came_in() -> None:
+    entries: list[Entry] = [
+        Tried(9, 1, b"a"),
+        Tried(0, 3, b"b"),
+        Results(2, 1, b"c\n"),
+        Tried(1, 1, b"c"),
+        Results(1, 1, b"b\n"),
+    ]
+    assert [(frame.first, frame.count, frame.payload) for frame in frames_from(entries)] == [
+        (1, 2, b"b\nc\n"),
+        (9, 1, b"a"),
+        (0, 3, b"b"),
+        (1, 1, b"c"),
+    ]
+
+
 @pytest.mark.parametrize(
     "entries",
     [
@@ -258,6 +274,7 @@ def test_neighbours_share_a_frame_up_to_its_limit() -> None:
         [Rejection(0, b"{}")],
         [Results(0, 2, b"a\nb\n"), Results(1, 1, b"b\n")],
         [Rejection(4, b"{}\n"), Results(4, 1, b"b\n")],
+        [Tried(4, 0, b"")],
     ],
 )
 def test_entries_that_would_shift_the_output_are_refused(entries: list[Entry]) -> None:

@@ -14,6 +14,7 @@ import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import assert_never
 
 import attrs
 import trio
@@ -30,7 +31,7 @@ from trioline.errors import DiskFull
 from trioline.ledger import Rejected
 from trioline.server.outbox import Slot
 from trioline.server.rejections import rejections
-from trioline.storage.job import Entry, Job, Results
+from trioline.storage.job import Entry, Job, Rejection, Results, Tried
 
 log = logging.getLogger("trioline.server")
 
@@ -271,4 +272,12 @@ class Writer:
 
 
 def _size(entry: Entry) -> int:
-    return len(entry.data) if isinstance(entry, Results) else len(entry.record)
+    match entry:
+        case Results():
+            return len(entry.data)
+        case Rejection():
+            return len(entry.record)
+        case Tried():
+            return len(entry.history)
+        case _:
+            assert_never(entry)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Files, OsFiles
 from trioline.storage.job import Job
 from trioline.storage.rejected import encode_record
@@ -20,5 +20,6 @@ __all__ = [
     "Rejection",
     "Results",
     "Source",
+    "Tried",
     "encode_record",
 ]

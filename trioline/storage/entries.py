@@ -31,4 +31,16 @@ class Rejection:
         return self.line
 
 
-Entry = Results | Rejection
+@attrs.frozen
+class Tried:
+    """What was tried with some lines in a row that are not settled: kept for the next start."""
+
+    first: int
+    """Number of the first line."""
+    count: int
+    """Lines, at least one."""
+    history: bytes
+    """All of it, in place of what was kept before; opaque here."""
+
+
+Entry = Results | Rejection | Tried

@@ -11,10 +11,11 @@ import enum
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 import attrs
 
-from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.entries import Entry, Rejection, Results, Tried
 
 FRAME_BYTES = 1024 * 1024
 """Neighbouring results share a frame up to here: a frame is read back whole."""
@@ -34,6 +35,8 @@ class Kind(enum.IntEnum):
     """The record of one rejected line, with its newline."""
     WRITTEN = 3
     """Where in the output ``count`` lines are: offset, length, crc32."""
+    TRIED = 4
+    """What was tried with ``count`` lines that were not settled then."""
 
 
 _KINDS = frozenset(Kind)
@@ -128,26 +131,42 @@ class Header:
 def frames_from(entries: Iterable[Entry]) -> list[Frame]:
     """Sort entries by line and let neighbouring results share frames.
 
+    What was tried comes last, in the order given: of a line the last frame counts, and none of a
+    line that is settled, so that it may be in the commit as often as it likes.
+
     Raises:
-        ValueError: Data is not ``count`` lines, or a line is there twice: the caller's mistake, and
-            one that would shift every later line of the output.
+        ValueError: Data is not ``count`` lines, or a line is settled twice: the caller's mistake,
+            and one that would shift every later line of the output.
     """
     frames: list[Frame] = []
+    settling: list[Frame] = []
+    tried: list[Frame] = []
+    for entry in entries:
+        if isinstance(entry, Tried):
+            tried.append(_tried_frame(entry))
+        else:
+            settling.append(_frame(entry))
+    settling.sort(key=attrgetter("first"))
     end = 0
-    for run in _runs(sorted((_frame(entry) for entry in entries), key=lambda frame: frame.first)):
+    for run in _runs(settling):
         frame = _joined(run)
         if frame.first < end:
             raise ValueError(f"line {frame.first} is in one commit twice")
         end = frame.end
         frames.append(frame)
-    return frames
+    return frames + tried
 
 
-def _frame(entry: Entry) -> Frame:
+def _tried_frame(entry: Tried) -> Frame:
+    if entry.count < 1:
+        raise ValueError(f"what was tried with line {entry.first} names {entry.count} lines")
+    return Frame(Kind.TRIED, entry.first, entry.count, entry.history)
+
+
+def _frame(entry: Results | Rejection) -> Frame:
     if isinstance(entry, Rejection):
         _check_lines(entry.line, 1, entry.record)
         return Frame(Kind.REJECTED, entry.line, 1, entry.record)
-    assert isinstance(entry, Results)
     _check_lines(entry.first, entry.count, entry.data)
     return Frame(Kind.RESULTS, entry.first, entry.count, entry.data)
 

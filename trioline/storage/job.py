@@ -19,7 +19,7 @@ from itertools import takewhile
 from trioline import config
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
-from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk, Files, OsFiles
 from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.journal import taken_over
@@ -39,7 +39,7 @@ from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
 
-__all__ = ["Entry", "Job", "Rejection", "Results"]
+__all__ = ["Entry", "Job", "Rejection", "Results", "Tried"]
 
 
 class Job:
@@ -72,6 +72,7 @@ class Job:
         self._answers = state.answers
         self._journal = state.journal
         self._ahead = state.ahead
+        self._tried = state.tried
         self._checksums = state.checksums
         self._merge = Merge(state.answers, state.journal, state.ahead)
         self._synced_bytes = self._grown_bytes()
@@ -145,13 +146,25 @@ class Job:
         """The lines above ``written_count`` that are settled, in order."""
         return self._ahead.ranges()
 
+    def tried(self) -> Iterator[tuple[range, bytes]]:
+        """What was tried before the job was opened, of lines that are not settled, in order.
+
+        It is handed over once, before the first commit, and read from the journal on the way: line
+        after line of it, never all at once.
+
+        Raises:
+            StorageError: The journal is not what was written.
+        """
+        return self._tried.take(self.written_count, self._ahead)
+
     # --- what is done -----------------------------------------------------------------------
 
     def commit(self, entries: Sequence[Entry]) -> None:
         """Make entries safe, as the fsync policy defines it, and put those on their turn out.
 
         Args:
-            entries: In any order; no line among them that is written, ahead, or there twice.
+            entries: In any order; no line among them that is written, ahead, or settled twice. Of
+                what was tried with a line the last counts, and nothing once the line is settled.
 
         Raises:
             DiskFull: Nothing has changed; the same call may be repeated.
@@ -171,7 +184,8 @@ class Job:
                 self._answers.cut_back(answers)
                 self._journal.cut_back(journal)
                 for frame in frames:
-                    self._ahead.remove(frame.first, frame.count)
+                    if frame.kind is not Kind.TRIED:  # may have settled lines among its own
+                        self._ahead.remove(frame.first, frame.count)
                 raise
             self._ahead.advance(written, self._answers.written_count)
             # Whoever takes the lock from now on finds these entries when it recovers.

@@ -23,13 +23,14 @@ class Merge:
     def apply(self, frame: Frame, place: int) -> None:
         """Take a frame that is in the journal at ``place``.
 
-        Its lines that are settled already are skipped: the first result of a line counts.
+        Its lines that are settled already are skipped: the first result of a line counts. What was
+        tried settles none.
 
         Raises:
             DiskFull: ``Answers.cut_back`` takes back what reached the output.
         """
         written = self._answers.written_count
-        if frame.end <= written:
+        if frame.end <= written or frame.kind is Kind.TRIED:
             return
         if frame.kind is Kind.WRITTEN:
             if self._answers.adopt(frame):

@@ -20,12 +20,14 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import Checksums, replaced
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
+from trioline.storage.frames import Kind
 from trioline.storage.journal import Journal, Mark
 from trioline.storage.merge import Merge
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
 from trioline.storage.run import Run
 from trioline.storage.source import Source
+from trioline.storage.tried import TriedIndex
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +40,7 @@ class State:
     answers: Answers
     journal: Journal
     ahead: AheadIndex
+    tried: TriedIndex
     checksums: Checksums
     source: Source
 
@@ -66,7 +69,7 @@ def recover(
         opened.callback(answers.close)
         journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
         opened.callback(journal.close)
-        ahead = AheadIndex()
+        ahead, tried = AheadIndex(), TriedIndex(journal)
         source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
         opened.callback(source.close)
         checksums = Checksums(
@@ -85,7 +88,7 @@ def recover(
                 last = checkpoints.repeat(last)
             journal.drop_all()
         else:
-            _replay(journal, answers, ahead, last)
+            _replay(journal, answers, ahead, tried, last)
             offset = _offset_of(source, answers.written_count, settings.state)
             given = source.stat
             source.close()
@@ -100,6 +103,7 @@ def recover(
         answers=answers,
         journal=journal,
         ahead=ahead,
+        tried=tried,
         checksums=checksums,
         source=source,
     )
@@ -184,10 +188,14 @@ def _open_source(
     return source
 
 
-def _replay(journal: Journal, answers: Answers, ahead: AheadIndex, last: Checkpoint) -> None:
+def _replay(
+    journal: Journal, answers: Answers, ahead: AheadIndex, tried: TriedIndex, last: Checkpoint
+) -> None:
     journal.sync_all()
     merge = Merge(answers, journal, ahead)
     for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
+        if frame.kind is Kind.TRIED and frame.end > answers.written_count:
+            tried.put(frame, place)
         merge.apply(frame, place)
     journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
     answers.end_replay()

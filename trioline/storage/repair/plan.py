@@ -293,7 +293,7 @@ class Examination:
 
     def _limit(self, known: int) -> int:
         """The most lines that may be taken: what journal and table know, and the input has."""
-        top = max((scan.top for scan in self.scans), default=0)
+        top = max((scan.settled_top for scan in self.scans), default=0)
         if self.last is not None:
             top = max(top, self.last.line_count)
         most = max(known, top) or (1 << 62)

@@ -22,6 +22,7 @@ _HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
 """A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
 _HEAD_BYTES = 12
 _CRC_BYTES = 4
+_RESULTS = (Kind.RESULTS, Kind.REJECTED)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +71,11 @@ class Scan:
     def top(self) -> int:
         """The line after the highest one in it."""
         return max((piece.end for piece in self.pieces), default=0)
+
+    @property
+    def settled_top(self) -> int:
+        """The line after the highest one that it says is settled."""
+        return max((piece.end for piece in self.pieces if piece.kind is not Kind.TRIED), default=0)
 
 
 def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
@@ -162,7 +168,7 @@ class Reach:
 
     def __init__(self, pieces: Iterable[Piece]) -> None:
         # What the output must be asked about is left to the caller's base.
-        self._ranges = sorted((p.first, p.end) for p in pieces if p.kind is not Kind.WRITTEN)
+        self._ranges = sorted((p.first, p.end) for p in pieces if p.kind in _RESULTS)
 
     def missing(self, base: int, until: int) -> int:
         """How many of the lines from ``base`` up to ``until`` are in no frame."""
