@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import random
 from collections import Counter
 from pathlib import Path
@@ -31,20 +30,18 @@ from damage_helpers import (
 )
 from processes import Plain, invoke, numbers, serving
 from processes import contents as on_disk
+from repair_helpers import COPIES, JOB, LONG, LONG_RESULTS, long_job, mend_all, redo, repaired
 from storage_helpers import Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import StorageError, UsageError
-from trioline.storage.checksums import ENTRY_BYTES
+from trioline.storage.checkpoint import SLOT_BYTES, SLOT_SPACING_BYTES
+from trioline.storage.checksums import BLOCK_LINES, ENTRY_BYTES
 from trioline.storage.entries import Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
-from trioline.storage.repair.mending import mend, open_once
-from trioline.storage.repair.plan import Given, Plan, examine
-
-NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-JOB = Given(output=FOLDER / "out")
+from trioline.storage.repair.plan import Counts, examine
 
 
 @pytest.fixture(params=[Fsync.ALWAYS, Fsync.INTERVAL])
@@ -53,61 +50,60 @@ def fsync(request: pytest.FixtureRequest) -> Fsync:
     return policy
 
 
-def mend_all(files: CrashFiles, job: Given = JOB) -> Plan:
-    """What the command does; the plan says whether anything was needed."""
-    disk = Disk(files)
-    plan = examine(disk, job)
-    if plan.is_needed:
-        mend(disk, plan, NOW)
-        open_once(disk, plan)
-    return plan
-
-
-def repaired(data: Contents, job: Given = JOB) -> tuple[CrashFiles, Plan]:
-    """Examine, which changes nothing, and mend, after which nothing is left to do."""
-    files = files_with(data)
-    examine(Disk(files), job)
-    assert contents(files) == data
-    plan = mend_all(files, job)
-    assert not examine(Disk(files), job).is_needed
-    return files, plan
-
-
 def outcome(damaged: Contents, settings: JobSettings) -> tuple[str, int]:
     """What became of damage: repaired, nothing to do, or refused by an error's name."""
     verdict = judge(damaged, settings, durable=set())
     try:
-        files, plan = repaired(damaged, attrs.evolve(JOB, input=settings.input))
+        files = files_with(damaged)
+        plan = mend_all(files, attrs.evolve(JOB, input=settings.input))
     except (StorageError, UsageError) as error:
         how = type(error).__name__
     else:
         missing = finish(files, settings)
         check_finished(files, settings)
+        assert not plan.is_needed or len(missing) == plan.counts.open
         assert plan.is_needed or verdict.how == "recovered", verdict
         return ("repaired" if plan.is_needed else "nothing"), len(missing)
     assert verdict.how != "recovered", how
     return how, 0
 
 
+def places(name: str, length: int, *, is_big: bool) -> list[int]:
+    """The bytes of a file to be damaged; of a checkpoint's padding some are enough."""
+    if not is_big:
+        return list(range(0, length, {"checkpoint": 331, "run.json": 17}.get(name, 13)))
+    slots = (range(SLOT_BYTES), range(SLOT_SPACING_BYTES, SLOT_SPACING_BYTES + SLOT_BYTES))
+    is_padded = name == "checkpoint"
+    return [
+        at
+        for at in range(length)
+        if not is_padded or at % 97 == 0 or any(at in slot for slot in slots)
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["checkpoint", "run.json", "out", "journal"])
+@pytest.mark.parametrize("name", ["checkpoint", "checksums", "run.json", "out", "journal"])
 @pytest.mark.parametrize("done", [False, True])
 def test_what_a_start_refuses_is_mended(fsync: Fsync, name: str, done: bool, is_big: bool) -> None:
     data = all_done(fsync) if done else half_done(fsync)
     settings = settings_for(FOLDER, fsync=fsync)
     counts: Counter[str] = Counter()
     for path in paths_of(data):
-        step = 1 if is_big else {"checkpoint": 331, "run.json": 17}.get(name, 13)
         for change in CHANGES if path.name.startswith(name) else ():
-            for at in range(0, len(data[path]), step):
+            for at in places(name, len(data[path]), is_big=is_big):
                 how, redone = outcome({**data, path: change(data[path], at)}, settings)
                 counts[how] += 1
                 counts["recomputed"] += redone
     print(fsync, name, "finished" if done else "half done", dict(counts))
     assert set(counts) <= {"repaired", "nothing", "NewerFormat", "recomputed"}
-    assert counts["repaired"] > 0 or (done and name == "journal")
-    if done and name != "out":
+    assert counts["repaired"] > 0 or not data_of(data, name)
+    if done and name not in ("out", "checksums"):
         assert counts["recomputed"] == 0
+
+
+def data_of(data: Contents, name: str) -> bytes:
+    """All that is in the files whose names begin so."""
+    return b"".join(content for path, content in data.items() if path.name.startswith(name))
 
 
 def test_every_file_that_is_gone_or_empty(fsync: Fsync) -> None:
@@ -133,7 +129,7 @@ def test_the_good_frames_of_a_damaged_segment_are_kept() -> None:
     frame_bytes = HEADER_BYTES + len(answer(5))
     assert f"{path} is damaged at byte {frame_bytes}" in " ".join(plan.found)
     assert "2 frames are good" in " ".join(plan.found)
-    assert files.get(STATE / "damaged-20260101T000000.000000Z" / path.name) == wounded
+    assert files.get(COPIES / path.name) == wounded
     assert finish(files, settings) == set(range(LINES)) - {5, 9}
     check_finished(files, settings)
 
@@ -159,7 +155,7 @@ def test_what_was_tried_is_kept_and_settles_nothing() -> None:
         (no_table | longer, []),
     ):
         files, plan = repaired({**data, **change})
-        assert plan.redone_count == len(redone)
+        assert plan.counts.redone == len(redone)
         job = Job.open(settings, files)
         lines = [*redone, *range(5, 10)]
         assert [line for part, _ in job.tried() for line in part] == lines
@@ -213,16 +209,21 @@ def many(count: int) -> tuple[Contents, JobSettings, bytes]:
 
 
 @pytest.mark.parametrize("count", [200, 256])
-def test_an_edited_output_goes_back_to_the_last_block_that_holds(count: int) -> None:
+def test_only_the_block_that_was_edited_is_done_again(count: int) -> None:
     data, settings, oracle = many(count)
     at = oracle.index(b'{"n":150}')
     edited = oracle[:at] + b'{"n":151}' + oracle[at + 9 :]
     files, plan = repaired({**data, settings.output: edited})
-    assert (plan.base.lines, plan.redone_count) == (128, count - 128)
+    assert plan.base.lines == 128
+    assert plan.counts == Counts(written=128, ahead=count - 192, open=64, redone=64)
     assert files.get(STATE / "checksums") == data[STATE / "checksums"][: 2 * ENTRY_BYTES]
+    copy = COPIES / f"out-from-{plan.base.output_bytes}"
+    lines = edited.splitlines(keepends=True)
+    assert files.get(copy) == b"".join(lines[128:192])
     job = Job.open(settings, files)
-    assert job.written_count == 128
-    job.commit([Results(128, count - 128, oracle[oracle.index(b'{"n":128}') :])])
+    assert list(job.ahead()) == [range(192, count)]
+    begin, end = oracle.index(b'{"n":128}'), oracle.index(b'{"n":192}')
+    job.commit([Results(128, 64, oracle[begin:end])])
     job.finish(job.source.offset_of(count))
     job.close()
     assert files.get(settings.output) == oracle
@@ -247,6 +248,51 @@ def test_an_edit_that_nothing_records_is_said(fsync: Fsync) -> None:
     assert contents(files) == damaged
 
 
+def test_lines_that_no_checksum_proves_are_kept_and_said() -> None:
+    data, settings, oracle = many(200)
+    table = data[STATE / "checksums"]
+    files, plan = repaired({**data, STATE / "checksums": table[: 2 * ENTRY_BYTES]})
+    assert "does not know lines 128 to 199" in " ".join(plan.found)
+    assert "no checksum proves them, and they are kept because" in " ".join(plan.steps)
+    assert plan.counts == Counts(written=200, ahead=0, open=0, redone=0)
+    assert files.get(STATE / "checksums") == table
+    assert files.get(settings.output) == oracle
+
+
+def test_lines_of_the_input_that_changed_are_answered_anew() -> None:
+    # Of an input only the first and the last MiB are looked at by a start.
+    files = CrashFiles()
+    given = b"".join(b"%04d%s\n" % (line, b"x" * 1_000) for line in range(2_560))
+    files.put(FOLDER / "in", given)
+    settings = settings_for(FOLDER)
+    job = Job.open(settings, files)
+    job.commit([Results(0, 2_560, b"".join(b"%d\n" % line for line in range(2_560)))])
+    job.finish(job.source.offset_of(2_560))
+    job.close()
+    _, plan = repaired({**contents(files), FOLDER / "in": inverted(given, 1_300 * 1_005)})
+    assert plan.found == ("/d/in was changed in lines 1280 to 1343",)
+    assert plan.counts == Counts(written=1_280, ahead=2_560 - 1_344, open=64, redone=64)
+
+
+def test_the_journal_is_named_only_where_it_is_damaged() -> None:
+    data = half_done(Fsync.ALWAYS)
+    _, plan = repaired({**data, STATE / "checkpoint": bytes(8_192)})
+    assert not plan.is_journal_damaged
+    oldest = min(path for path in data if path.name.startswith("journal"))
+    without = {path: content for path, content in data.items() if path != oldest}
+    for damaged in (without, {**data, oldest: cut(data[oldest], 5)}):
+        assert repaired(damaged)[1].is_journal_damaged
+
+
+def test_a_hole_in_the_output_costs_only_what_was_in_it() -> None:
+    data = long_job(fsync=Fsync.ALWAYS, is_done=True)
+    output = data[FOLDER / "out"]
+    _, plan = repaired({**data, FOLDER / "out": output[:2_000] + bytes(6_000) + output[8_000:]})
+    lost = output[2_000:8_000].count(b"\n")
+    assert lost <= plan.counts.open <= lost + 2 * BLOCK_LINES
+    assert plan.counts.written + plan.counts.ahead + plan.counts.open == LONG
+
+
 def test_an_input_that_is_another_one_is_not_matched() -> None:
     data, settings, _ = many(10)
     damaged = {**data, settings.input: b"other\n" * 10, STATE / "checkpoint": b""}
@@ -266,6 +312,45 @@ def wounds(data: Contents) -> list[Contents]:
         {**data, FOLDER / "out.rejected": b""},
         {**data, STATE / "run.json": b"{}", oldest: cut(data[oldest], 40)},
     ]
+
+
+def long_wounds(data: Contents) -> list[Contents]:
+    """Of a finished job: blocks that hold behind one that does not, rejected lines among them."""
+    output, table = data[FOLDER / "out"], data[STATE / "checksums"]
+    edited = {**data, FOLDER / "out": inverted(output, 2_500)}
+    return [
+        edited,
+        {**edited, FOLDER / "out.rejected": b"", STATE / "run.json": b"{}"},
+        {**data, STATE / "checksums": table[:20]},
+        {**data, STATE / "checksums": table[:-16], FOLDER / "out": output[:2_000] + output[2_700:]},
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wound", range(4))
+def test_a_kill_leaves_what_was_kept_or_what_is_saved(fsync: Fsync, wound: int) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    rng = random.Random(wound)
+    job = attrs.evolve(JOB, input=FOLDER / "in")
+    damaged = long_wounds(long_job(fsync=fsync, is_done=True))[wound]
+    unharmed = redo(repaired(damaged, job)[0], settings)
+    assert len(unharmed) < 3 * BLOCK_LINES
+    call = kills = 0
+    while True:
+        call += 1
+        files = files_with(damaged)
+        files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
+        try:
+            mend_all(files, job)
+        except Crash:
+            files.lose_power(rng) if call % 3 else files.kill()
+        else:
+            break
+        kills += 1
+        mend_all(files, job)
+        assert redo(files, settings) == unharmed
+        assert files.get(settings.output) == b"".join(LONG_RESULTS)
+    assert kills > 30
 
 
 @pytest.mark.slow
@@ -327,7 +412,7 @@ def test_the_command_tells_before_it_does(
     told = invoke("repair", "out", capture=capture)
     assert told.code == 1
     assert "found: out.trioline/checkpoint is damaged" in told.stdout
-    assert "0 lines that were acknowledged would have to be computed again" in told.stdout
+    assert "100 lines of the output would then hold, 0 wait in the journal" in told.stdout
     assert on_disk(stopped) == before
     done = invoke("repair", "out", "--yes", capture=capture)
     assert (done.code, done.stderr) == (0, "")

@@ -25,7 +25,8 @@ from trioline.errors import StorageError, UsageError
 from trioline.storage import Job, Results
 from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk
-from trioline.storage.repair.plan import Given, examine
+from trioline.storage.repair.given import Given
+from trioline.storage.repair.plan import examine
 from trioline.storage.retry.retry import Retry
 from trioline.storage.retry_files import RetryFiles
 from trioline.storage.verify.verification import find_subject, verify

@@ -19,8 +19,9 @@ from storage_helpers import Crash, CrashFiles
 from trioline.errors import StorageError, UsageError
 from trioline.storage import Job
 from trioline.storage.files import Disk
+from trioline.storage.repair.given import Given
 from trioline.storage.repair.mending import mend, open_once
-from trioline.storage.repair.plan import Given, examine
+from trioline.storage.repair.plan import examine
 from trioline.storage.retry.retry import Retry
 from trioline.storage.retry_files import RetryFiles
 from trioline.storage.verify.verification import find_subject, verify

@@ -15,8 +15,9 @@ from trioline.errors import UsageError
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.lock import Lock
 from trioline.storage.opening import LOCK_NAME
+from trioline.storage.repair.given import Given
 from trioline.storage.repair.mending import mend, open_once
-from trioline.storage.repair.plan import Given, Plan, examine
+from trioline.storage.repair.plan import Plan, examine
 
 _path = click.Path(path_type=Path)
 
@@ -51,9 +52,9 @@ def repair_command(
     """Save what can be saved of a job whose files were damaged.
 
     Says what it found at OUTPUT and what it would do; with --yes it does it. Results that still
-    prove what they are stay; lines whose results do not are computed again by the next serve.
-    What is changed is copied to OUTPUT.trioline/damaged-TIME first. Killed or failed, it may be
-    started again.
+    prove what they are stay, also behind damaged ones; lines whose results do not are computed
+    again by the next serve. What is changed or dropped is copied to OUTPUT.trioline/damaged-TIME
+    first. Killed or failed, it may be started again.
 
     Exit codes: 0 nothing to do, or done; 1 there is something to do; 74 it cannot be repaired.
     """
@@ -94,8 +95,10 @@ def _tell(plan: Plan) -> None:
         click.echo(f"found: {line}")
     for line in plan.steps:
         click.echo(f"would: {line}")
+    counts = plan.counts
+    lost = ", and with them those that only damaged parts of the journal held"
     click.echo(
-        f"{plan.base.lines:,} lines of the output hold. {plan.redone_count:,} lines that were"
-        " acknowledged would have to be computed again, and those that only damaged stretches of"
-        " the journal held."
+        f"{counts.written:,} lines of the output would then hold, {counts.ahead:,} wait in the"
+        f" journal for their turn, and {counts.open:,} are to be computed. Of these"
+        f" {counts.redone:,} were done before{lost if plan.is_journal_damaged else ''}."
     )

@@ -6,30 +6,29 @@ the job is as damaged as it was, so that a kill leaves it to be repaired again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
 from trioline import config
-from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
-from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, Tally
+from trioline.storage.checksums import BLOCK_LINES
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
 from trioline.storage.recovery import recover
+from trioline.storage.repair.copies import save_copies
+from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.plan import Base, Plan
-from trioline.storage.repair.rejected_rebuild import write_records
-from trioline.storage.repair.salvage import records_in, scan_journal, write_good
-from trioline.storage.repair.vouch import (
-    offset_of_line,
-)
-from trioline.storage.run import RUN_NAME, write_run
-from trioline.storage.source import Source
-
-_COPY_BYTES = 1024 * 1024
+from trioline.storage.repair.records import Finder, found_count, write_records
+from trioline.storage.repair.rescue import Rescue, Segment
+from trioline.storage.repair.salvage import records_in, write_good
+from trioline.storage.repair.table import cut_table, rebuild_table
+from trioline.storage.run import write_run
 
 
 def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
@@ -39,29 +38,25 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
         DiskFull: There is no room. What was done may be done again.
         StorageError: A file failed; or the job does not open even so.
     """
-    copies = _save(disk, plan, now)
-    for scan in plan.segments:
-        write_good(disk, scan)
-    disk.sync_folder(plan.settings.state)
+    copies = save_copies(disk, plan, now)
     for path in (plan.settings.output, plan.settings.rejected):
         if disk.stat(path) is None:
             disk.write_whole(path, b"")
-    base = plan.base
-    if plan.is_rejected_rebuilt:
-        scans = scan_journal(disk, plan.settings.state, plan.run.id_bytes)
-        known = records_in(disk, scans, plan.run.id_bytes)
-        last = plan.last
-        is_all = last is not None and base.lines == last.line_count
-        expected = last.rejected_count if last is not None and is_all else None
-        count, length = write_records(disk, plan.settings, base.lines, known, expected)
-        base = attrs.evolve(base, rejected_count=count, rejected_bytes=length)
-    if plan.base.finished:
+    make_finder = _make_finder(disk, plan)
+    # The journal first: it gets the records that the rejected file then loses.
+    segments = _write_journal(disk, plan, make_finder)
+    base = _write_rejected(disk, plan, make_finder)
+    if plan.is_table_rebuilt:
+        rebuild_table(disk, plan)
+    if base.finished:
         _cut(disk, plan.settings.output, base.output_bytes)
         _cut(disk, plan.settings.rejected, base.rejected_bytes)
     sync_folders(disk, plan.settings)
-    _write_checkpoint(disk, plan, base)
+    _write_checkpoint(disk, plan, _checkpoint(disk, plan, base, segments))
     if plan.is_run_lost:
         write_run(disk, plan.settings.state, plan.run)
+    # Not before: its sums say what is damaged.
+    cut_table(disk, plan)
     return copies
 
 
@@ -74,36 +69,43 @@ def open_once(disk: Disk, plan: Plan) -> tuple[int, int]:
     return numbers
 
 
-def _save(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
-    """Copy what will be changed or cut."""
-    state, settings, base = plan.settings.state, plan.settings, plan.base
-    folder = state / f"damaged-{now.astimezone(datetime.UTC):%Y%m%dT%H%M%S.%fZ}"
-    disk.make_folder(folder)
-    wanted = [(scan.path, 0) for scan in plan.segments]
-    wanted += [(state / name, 0) for name in (CHECKPOINT_NAME, RUN_NAME)]
-    is_cut = plan.last is None or base.lines < plan.last.line_count or base.finished
-    if is_cut:
-        wanted.append((settings.output, base.output_bytes))
-    if is_cut or plan.is_rejected_rebuilt:
-        wanted.append((settings.rejected, 0 if plan.is_rejected_rebuilt else base.rejected_bytes))
-    for path, begin in wanted:
-        if disk.stat(path) is not None and disk.size(path) > begin:
-            _copy(disk, path, folder / (path.name + (f"-from-{begin}" if begin else "")), begin)
-    disk.sync_folder(folder)
-    disk.sync_folder(state)
-    return folder
+def _write_journal(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> list[Segment]:
+    """Leave the good frames, and save what holds behind the base; returns all that is there."""
+    for scan in plan.segments:
+        write_good(disk, scan)
+    disk.sync_folder(plan.settings.state)
+    kept = [scan for scan in plan.scans if scan not in plan.segments or scan.pieces]
+    segments = [Segment(scan.number, scan.good_bytes, scan.top) for scan in kept]
+    newest = max((scan.number for scan in plan.scans), default=0)
+    if plan.last is not None:
+        newest = max(newest, plan.last.journal_segment)
+    rescue = Rescue(disk, plan.settings, plan.run.id_bytes, newest + 1, plan.held)
+    with contextlib.closing(make_finder()) as finder:
+        return segments + rescue.write(plan.rescued, plan.told, finder)
 
 
-def _copy(disk: Disk, path: Path, to: Path, begin: int) -> None:
-    with (
-        disk.open(path, os.O_RDONLY) as old,
-        disk.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as new,
-    ):
-        at = begin
-        while data := old.read(_COPY_BYTES, at):
-            new.write(data, at - begin)
-            at += len(data)
-        new.sync()
+def _make_finder(disk: Disk, plan: Plan) -> Callable[[], Finder]:
+    """Finds the records of lines that are kept, from the first to the last, each time anew.
+
+    The journal is read for it now: its segments are about to be rewritten.
+    """
+    known = records_in(disk, plan.scans, plan.run.id_bytes)
+    makes_lost = plan.is_rejected_rebuilt
+    if makes_lost and plan.last is not None:
+        # When as many as there were still hold, no other placeholder was a rejected line.
+        runs = [plan.base.run, *plan.rescued]
+        count = found_count(disk, plan.settings, runs, known.keys())
+        makes_lost = count < plan.last.rejected_count
+    return lambda: Finder(disk, plan.settings, known, makes_lost=makes_lost)
+
+
+def _write_rejected(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> Base:
+    base = plan.base
+    if not plan.is_rejected_rebuilt:
+        return base
+    with contextlib.closing(make_finder()) as finder:
+        records = write_records(disk, plan.settings, base.run, finder)
+    return attrs.evolve(base, rejected_count=records.count, rejected_bytes=records.length)
 
 
 def _cut(disk: Disk, path: Path, length: int) -> None:
@@ -112,11 +114,8 @@ def _cut(disk: Disk, path: Path, length: int) -> None:
         file.sync()
 
 
-def _write_checkpoint(disk: Disk, plan: Plan, base: Base) -> None:
+def _write_checkpoint(disk: Disk, plan: Plan, checkpoint: Checkpoint) -> None:
     path = plan.settings.state / CHECKPOINT_NAME
-    checkpoint = _checkpoint(disk, plan, base)
-    if not base.finished:
-        _cut_table(disk, plan.settings.state / CHECKSUMS_NAME, base.lines)
     if plan.last is None:
         CheckpointFile.create(disk, path, checkpoint).close()
         disk.sync_folder(plan.settings.state)
@@ -128,14 +127,7 @@ def _write_checkpoint(disk: Disk, plan: Plan, base: Base) -> None:
         file.close()
 
 
-def _cut_table(disk: Disk, path: Path, lines: int) -> None:
-    """Forget the sums of lines that will be done again."""
-    length = lines // BLOCK_LINES * ENTRY_BYTES
-    if disk.size(path) > length:
-        _cut(disk, path, length)
-
-
-def _checkpoint(disk: Disk, plan: Plan, base: Base) -> Checkpoint:
+def _checkpoint(disk: Disk, plan: Plan, base: Base, segments: list[Segment]) -> Checkpoint:
     settings = plan.settings
     tails = []
     for path, length in (
@@ -146,9 +138,10 @@ def _checkpoint(disk: Disk, plan: Plan, base: Base) -> Checkpoint:
         file.sync(force=True)
         tails.append(file.tail())
         file.close()
-    scans = [] if base.finished else scan_journal(disk, settings.state, plan.run.id_bytes)
-    newest = scans[-1] if scans else None
-    sums = _sums(disk, plan, base)
+    newest = None if base.finished or not segments else segments[-1]
+    older = [] if newest is None else segments[:-1]
+    input_offset, input_crc = _end_of(disk, settings.input, base.lines, is_input=True)
+    _, output_crc = _end_of(disk, settings.output, base.lines)
     return Checkpoint(
         run_id=plan.run.id_bytes,
         epoch=plan.last.epoch + 1 if plan.last is not None else 1,
@@ -157,39 +150,26 @@ def _checkpoint(disk: Disk, plan: Plan, base: Base) -> Checkpoint:
         output_bytes=base.output_bytes,
         rejected_bytes=base.rejected_bytes,
         rejected_count=base.rejected_count,
-        input_offset=_input_offset(disk, settings, base.lines),
+        input_offset=input_offset,
         tail_bytes=tails[0][0],
         tail_crc=tails[0][1],
         rejected_tail_bytes=tails[1][0],
         rejected_tail_crc=tails[1][1],
         journal_segment=newest.number if newest is not None else 0,
-        journal_bytes=newest.bad_at if newest is not None else 0,
-        journal_older_bytes=sum(scan.length for scan in scans[:-1] if scan.top > base.lines),
+        journal_bytes=newest.length if newest is not None else 0,
+        journal_older_bytes=sum(one.length for one in older if one.top > base.lines),
         finished=base.finished,
-        input_crc=sums[0],
-        output_crc=sums[1],
+        input_crc=input_crc,
+        output_crc=output_crc,
         is_block_known=True,
     )
 
 
-def _input_offset(disk: Disk, settings: JobSettings, line: int) -> int:
-    source = Source(disk.files, settings.input, max_line_bytes=settings.max_line_bytes)
-    try:
-        return source.offset_of(line)
-    finally:
-        source.close()
-
-
-def _sums(disk: Disk, plan: Plan, base: Base) -> tuple[int, int]:
-    """The sums of the lines in the block that is not complete."""
-    first = base.lines // BLOCK_LINES * BLOCK_LINES
-    settings = plan.settings
-    begins = _input_offset(disk, settings, first), offset_of_line(disk, settings.output, first)
-    ends = _input_offset(disk, settings, base.lines), base.output_bytes
-    crcs = []
-    for path, begin, end in zip((settings.input, settings.output), begins, ends, strict=True):
-        tally = Tally(first)
-        with disk.open(path, os.O_RDONLY) as file:
-            tally.feed(file.read(end - begin, begin))
-        crcs.append(tally.crc)
-    return crcs[0], crcs[1]
+def _end_of(disk: Disk, path: Path, line: int, *, is_input: bool = False) -> tuple[int, int]:
+    """The byte at which a line begins, and the sum of the lines before it in its block."""
+    first = line // BLOCK_LINES * BLOCK_LINES
+    with disk.open(path, os.O_RDONLY) as file:
+        lines = LineFile(file, counts_rest=is_input)
+        begin = lines.offset_of(first)
+        block = lines.block(begin, line - first)
+        return begin + block.length, block.crc

@@ -22,7 +22,6 @@ _HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
 """A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
 _HEAD_BYTES = 12
 _CRC_BYTES = 4
-_RESULTS = (Kind.RESULTS, Kind.REJECTED)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +35,21 @@ class Piece:
     end: int
     region: Region | None = None
     """Of a WRITTEN frame."""
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The first one, and the one after the last."""
+        return self.first, self.end
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether it says that its lines are settled."""
+        return self.kind is not Kind.TRIED
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the results, or the record, are in it."""
+        return self.kind in (Kind.RESULTS, Kind.REJECTED)
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +89,7 @@ class Scan:
     @property
     def settled_top(self) -> int:
         """The line after the highest one that it says is settled."""
-        return max((piece.end for piece in self.pieces if piece.kind is not Kind.TRIED), default=0)
+        return max((piece.end for piece in self.pieces if piece.is_settling), default=0)
 
 
 def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
@@ -161,20 +175,3 @@ def records_in(disk: Disk, scans: Iterable[Scan], run_id: bytes) -> dict[int, by
         finally:
             segment.close()
     return records
-
-
-class Reach:
-    """Which lines come out of a base and a journal, as a start would find."""
-
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        # What the output must be asked about is left to the caller's base.
-        self._ranges = sorted((p.first, p.end) for p in pieces if p.kind in _RESULTS)
-
-    def missing(self, base: int, until: int) -> int:
-        """How many of the lines from ``base`` up to ``until`` are in no frame."""
-        count, at = 0, base
-        for first, end in self._ranges:
-            if end > at and at < until:
-                count += max(0, min(first, until) - at)
-                at = max(at, end)
-        return count + max(0, until - at)

@@ -1,0 +1,148 @@
+"""What a damaged job is: said by its files where they can be read, else by the user."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from pathlib import Path
+
+import attrs
+
+from trioline._version import __version__
+from trioline.config import JobSettings, default_rejected
+from trioline.errors import StorageError, UsageError
+from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.damage import STATE_SUFFIX, NewerFormat
+from trioline.storage.files import Disk
+from trioline.storage.opening import CHECKPOINT_NAME, check_paths
+from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
+
+
+@attrs.frozen(kw_only=True)
+class Given:
+    """What the user says of the job; None: it stands in ``run.json``."""
+
+    output: Path
+    input: Path | None = None
+    text: bool = False
+    placeholder: bytes | None = None
+    rejected: Path | None = None
+
+    @property
+    def state(self) -> Path:
+        """The job's folder."""
+        return self.output.with_name(self.output.name + STATE_SUFFIX)
+
+
+@attrs.define
+class Notes:
+    """What is written down for the user on the way."""
+
+    found: list[str] = attrs.Factory(list)
+    steps: list[str] = attrs.Factory(list)
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """Which job it is, and how far it was."""
+
+    settings: JobSettings
+    run: Run
+    last: Checkpoint | None
+    """The newest valid slot."""
+    is_run_lost: bool
+
+
+def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
+    """Find out what the job is.
+
+    Raises:
+        UsageError: The input is not there, is another one, or must be named.
+        StorageError: A later version of trioline wrote it.
+    """
+    run = _read_run(disk, given, notes)
+    last = _read_slots(disk, given.state / CHECKPOINT_NAME, run, notes)
+    settings = _settings(disk, given, run)
+    is_run_lost = run is None
+    if run is None:
+        notes.steps.append(f"write {given.state / RUN_NAME} anew for {settings.input}")
+        run = _new_run(disk, settings, last)
+    return Identity(settings=settings, run=run, last=last, is_run_lost=is_run_lost)
+
+
+def _read_run(disk: Disk, given: Given, notes: Notes) -> Run | None:
+    path = given.state / RUN_NAME
+    try:
+        run = read_run(disk, given.state)
+    except NewerFormat:
+        raise
+    except StorageError:
+        run = None
+        notes.found.append(f"{path} is damaged")
+    else:
+        if run is None:
+            notes.found.append(f"{path} is missing")
+    if run is None and given.input is None:
+        raise UsageError(
+            f"{notes.found[-1]}: say what the job was with --input INPUT (and --text,"
+            " --placeholder, --rejected where they were given), so that it can be made anew."
+        )
+    return run
+
+
+def _read_slots(disk: Disk, path: Path, run: Run | None, notes: Notes) -> Checkpoint | None:
+    if disk.stat(path) is None:
+        notes.found.append(f"{path} is missing")
+        return None
+    file = CheckpointFile(disk, path)
+    try:
+        slots = [slot for slot in file.slots() if slot is not None]
+    finally:
+        file.close()
+    if run is not None:
+        foreign = len(slots)
+        slots = [slot for slot in slots if slot.run_id == run.id_bytes]
+        if foreign and not slots:
+            notes.found.append(f"{path} belongs to another job")
+            return None
+    if not slots:
+        notes.found.append(f"{path} is damaged: neither of its two slots is valid")
+        return None
+    return max(slots, key=lambda slot: slot.sequence)
+
+
+def _settings(disk: Disk, given: Given, run: Run | None) -> JobSettings:
+    text = given.text if run is None else run.text
+    placeholder = given.placeholder if run is None else run.placeholder.encode()
+    if placeholder is None:
+        placeholder = b"" if text else b"null"
+    rejected = given.rejected or default_rejected(given.output)
+    path = given.input or Path(run.input if run is not None else "")
+    if run is not None:
+        rejected = run.rejected_path(given.output)
+        if disk.stat(path) is None:
+            raise UsageError(f"The input {path} is not there: say where it is with --input.")
+    settings = JobSettings(
+        input=path,
+        output=given.output,
+        text=text,
+        placeholder=placeholder,
+        rejected=rejected,
+        max_line_bytes=1 << 30,
+    )
+    size = check_paths(disk, settings)
+    if run is not None:
+        check_match(disk, run, settings, size)
+    return settings
+
+
+def _new_run(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> Run:
+    """What ``run.json`` said: the run id is in the checkpoint, too."""
+    return make_run(
+        disk,
+        settings,
+        disk.size(settings.input),
+        run_id=uuid.uuid4().hex if last is None else last.run_id.hex(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        version=__version__,
+    )

@@ -1,0 +1,215 @@
+"""What of an output holds: by the checkpoint, by the checksums, by the journal, by its form."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from trioline.config import JobSettings
+from trioline.errors import StorageError
+from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, Table
+from trioline.storage.files import Disk
+from trioline.storage.frames import Kind
+from trioline.storage.output import GrowingFile
+from trioline.storage.repair.forms import is_anything, is_json, is_text
+from trioline.storage.repair.given import Identity, Notes
+from trioline.storage.repair.line_file import LineFile
+from trioline.storage.repair.salvage import Piece, Scan
+from trioline.storage.repair.sums import Sums, add_block
+from trioline.storage.repair.walk import Run, Walk
+
+_MAX_TOLD = 5
+"""Changed stretches that are told one by one."""
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """What was found in the output."""
+
+    runs: list[Run]
+    """In order. Their memory grows with the number of damaged stretches, not with the file."""
+    is_held: bool
+    """Whether it is all that the checkpoint says."""
+    unsummed: list[tuple[int, int]]
+    """First and last block of stretches that the table should know, and does not."""
+
+    @property
+    def prefix(self) -> Run:
+        """The lines from the beginning on."""
+        is_first = self.runs and self.runs[0].first == 0
+        return self.runs[0] if is_first else Run(0, 0, 0, 0)
+
+
+def look_at_output(
+    disk: Disk, job: Identity, scans: list[Scan], line_count: int, notes: Notes
+) -> Kept:
+    """Find all lines of the output that hold.
+
+    Args:
+        line_count: Of the input.
+
+    Raises:
+        StorageError: It was edited, and nothing records what it was.
+    """
+    settings, last = job.settings, job.last
+    is_held = output_holds(disk, settings, last, notes)
+    with contextlib.ExitStack() as opened:
+        table = Table.open(disk, settings.state / CHECKSUMS_NAME)
+        if table is not None:
+            opened.callback(table.close)
+        sums = Sums(table, last, _end(disk, job, scans, line_count))
+        changed = sums.read_input(disk, settings.input)
+        if disk.stat(settings.output) is None:
+            return Kept(runs=[], is_held=False, unsummed=[])
+        file = opened.enter_context(disk.open(settings.output, os.O_RDONLY))
+        is_valid = is_anything if is_held else is_text if settings.text else is_json
+        size = file.stat().size
+        walk = Walk(
+            LineFile(file),
+            sums,
+            size=size,
+            end_byte=size if last is None else last.output_bytes,
+            is_valid=is_valid,
+        )
+        runs = list(walk.runs())
+        unsummed = _unsummed(sums, last)
+    _tell_changes(settings.input, changed, sums.end, notes)
+    _tell_changes(settings.output, walk.refuted, sums.end, notes)
+    kept = Kept(runs=runs, is_held=is_held, unsummed=unsummed)
+    if last is not None:
+        prefix = kept.prefix
+        whole = prefix.end == last.line_count and prefix.length == last.output_bytes
+        if not whole and not walk.refuted and not changed:
+            _check_vouched(disk, settings.output, kept, last)
+            if is_held:
+                notes.found.append(f"{settings.output} was changed before line {last.line_count}")
+        kept = attrs.evolve(kept, is_held=is_held and whole)
+    return kept
+
+
+def output_holds(disk: Disk, settings: JobSettings, last: Checkpoint | None, notes: Notes) -> bool:
+    """Whether the output is what the checkpoint says of its end; else say how it is not."""
+    path = settings.output
+    if disk.stat(path) is None:
+        notes.found.append(f"{path} is missing")
+        return False
+    if last is None:
+        return False
+    tail = last.tail_bytes, last.tail_crc
+    return _holds(disk, path, last.output_bytes, tail, path, last.finished, notes)
+
+
+def rejected_holds(
+    disk: Disk, settings: JobSettings, last: Checkpoint | None, notes: Notes
+) -> bool:
+    """The same of the rejected file."""
+    path = settings.rejected
+    if disk.stat(path) is None:
+        notes.found.append(f"{path} is missing")
+        return False
+    if last is None:
+        return True
+    tail = last.rejected_tail_bytes, last.rejected_tail_crc
+    return _holds(disk, path, last.rejected_bytes, tail, settings.output, last.finished, notes)
+
+
+def _holds(
+    disk: Disk,
+    path: Path,
+    length: int,
+    tail: tuple[int, int],
+    output: Path,
+    finished: bool,
+    notes: Notes,
+) -> bool:
+    file = GrowingFile(disk, path, length, output=output)
+    try:
+        file.check_begin(*tail)
+    except StorageError as error:
+        notes.found.append(str(error).split(". It was left")[0])
+        return False
+    finally:
+        file.close()
+    size = disk.size(path)
+    if finished and size > length:
+        notes.found.append(f"{path} has {size - length} bytes behind the end of the job")
+        notes.steps.append(f"cut {path} at byte {length}")
+    return True
+
+
+def _end(disk: Disk, job: Identity, scans: list[Scan], line_count: int) -> int:
+    """The lines that may be in the output: what checkpoint, table and journal know of."""
+    if job.last is not None:
+        return min(job.last.line_count, line_count)
+    blocks = disk.size(job.settings.state / CHECKSUMS_NAME) // ENTRY_BYTES
+    top = max((scan.settled_top for scan in scans), default=0)
+    return min(max(blocks * BLOCK_LINES, top) or line_count, line_count)
+
+
+def _unsummed(sums: Sums, last: Checkpoint | None) -> list[tuple[int, int]]:
+    is_whole = last is not None and last.finished
+    stretches: list[tuple[int, int]] = []
+    for number in range(sums.block_count if is_whole else sums.end // BLOCK_LINES):
+        if not sums.at(number).is_known:
+            add_block(stretches, number)
+    return stretches
+
+
+def _tell_changes(path: Path, blocks: list[tuple[int, int]], end: int, notes: Notes) -> None:
+    if blocks:
+        notes.found.append(f"{path} was changed in {named(blocks, end)}")
+
+
+def named(blocks: list[tuple[int, int]], end: int) -> str:
+    """Stretches of blocks by their lines; the last of all is the one before ``end``."""
+    told = [
+        f"lines {first * BLOCK_LINES} to {min((last + 1) * BLOCK_LINES, end) - 1}"
+        for first, last in blocks[:_MAX_TOLD]
+    ]
+    if len(blocks) > _MAX_TOLD:
+        told.append(f"{len(blocks) - _MAX_TOLD} more places")
+    return ", ".join(told)
+
+
+def _check_vouched(disk: Disk, path: Path, kept: Kept, last: Checkpoint) -> None:
+    """Refuse an output that was edited where nothing records what it was."""
+    prefix = kept.prefix
+    if prefix.unknown and disk.size(path) >= last.output_bytes:
+        raise StorageError(
+            f"{path} was edited, and of its first {prefix.count} lines nothing records what"
+            f" {prefix.unknown} of them were: this cannot be repaired. Put it back from a copy, or"
+            " begin anew with --fresh, which throws the old answers away.",
+            path,
+        )
+
+
+def told_by_journal(disk: Disk, path: Path, pieces: Iterable[Piece], base: Run) -> list[Run]:
+    """The lines behind ``base`` whose places the journal has, where they still are there."""
+    if disk.stat(path) is None:
+        return []
+    runs = []
+    with disk.open(path, os.O_RDONLY) as file:
+        lines = LineFile(file)
+        for piece in pieces:
+            if piece.kind is not Kind.WRITTEN or piece.region is None or piece.end <= base.end:
+                continue
+            region, count = piece.region, piece.end - piece.first
+            block = lines.block(region.offset, count)
+            if (block.length, block.count, block.crc) != (region.length, count, region.crc):
+                continue
+            runs.append(behind(lines, Run(piece.first, count, region.offset, region.length), base))
+    return runs
+
+
+def behind(lines: LineFile, run: Run, base: Run) -> Run:
+    """The lines of a run that are behind ``base``."""
+    if run.first >= base.end:
+        return run
+    skipped = base.end - run.first
+    length = lines.block(run.offset, skipped).length
+    return Run(base.end, run.count - skipped, run.offset + length, run.length - length)

@@ -1,0 +1,32 @@
+"""Sets of lines, as ranges."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+
+
+class Ranges:
+    """Lines in ranges, joined where they touch; of any order when it is made."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        self.firsts: list[int] = []
+        self.ends: list[int] = []
+        for first, end in sorted(ranges):
+            if self.ends and first <= self.ends[-1]:
+                self.ends[-1] = max(self.ends[-1], end)
+            elif first < end:
+                self.firsts.append(first)
+                self.ends.append(end)
+
+    def has_all(self, first: int, end: int) -> bool:
+        """Whether all lines from ``first`` to ``end`` are in it."""
+        at = bisect_right(self.firsts, first) - 1
+        return at >= 0 and end <= self.ends[at]
+
+    def count(self, end: int) -> int:
+        """How many lines below ``end`` are in it."""
+        return sum(
+            max(0, min(stop, end) - first)
+            for first, stop in zip(self.firsts, self.ends, strict=True)
+        )
