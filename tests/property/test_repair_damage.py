@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from damage_helpers import FOLDER, STATE
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from repair_helpers import LONG, LONG_REJECTED, LONG_RESULTS, Edit, long_job, redo, repaired
 from storage_helpers import CrashFiles, settings_for
@@ -31,6 +31,8 @@ def check_whole(files: CrashFiles) -> None:
     )
 
 
+# The last block, of fewer lines, is found from the end.
+@example([Edit(0.625, 4_000, b"")], Fsync.ALWAYS, True)
 @given(st.lists(edits, min_size=1, max_size=3), fsyncs, st.booleans())
 def test_only_the_blocks_that_were_edited_are_open(
     made: list[Edit], fsync: Fsync, is_done: bool
