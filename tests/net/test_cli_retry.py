@@ -72,6 +72,19 @@ def test_a_jobs_alignment_is_proved_and_what_breaks_it_named(folder: Path) -> No
     assert (report["findings"][0]["line"], report["findings"][0]["last_line"]) == (64, 127)
 
 
+def test_a_lost_table_is_named_and_the_files_are_proved_even_so(folder: Path) -> None:
+    (folder / "out.trioline" / "checksums").unlink()
+    ended = trioline("verify", "in", "out", cwd=folder)
+    assert ended.code == 1
+    table, even_so = ended.stdout.splitlines()
+    assert table.startswith("out.trioline/checksums is missing. `trioline repair out` makes it")
+    assert even_so.startswith(f"The {COUNT} lines that the job has written to out answer those of")
+    assert trioline("serve", "in", "out", cwd=folder).code == 74
+    assert trioline("repair", "out", "--yes", cwd=folder).code == 0
+    ended = trioline("verify", "in", "out", cwd=folder)
+    assert ended.code == 0, ended.stdout
+
+
 def test_a_running_job_is_looked_at_without_being_disturbed(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(numbers(COUNT))
     with serving("in", "out", cwd=tmp_path) as serve, Plain(serve.port) as worker:

@@ -8,7 +8,6 @@ import zlib
 from array import array
 from pathlib import Path
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from trioline.errors import DiskFull, StorageError
 from trioline.storage import Job, Results
 from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, UNKNOWN, Entry, Table, Tally
 from trioline.storage.files import Disk
+from trioline.storage.verify.verification import find_subject, verify
 
 FOLDER = Path("/d")
 
@@ -109,25 +109,6 @@ def test_a_jobs_table_is_right_at_every_durable_point(count: int, fsync: Fsync) 
     assert files.open_count == 0
 
 
-def test_a_job_that_lost_its_table_begins_one_at_the_next_block() -> None:
-    files = CrashFiles()
-    settings = settings_for(FOLDER)
-    files.put(settings.input, input_of(300))
-    job = Job.open(settings, files)
-    job.commit([results(0, 100)])
-    job.sync(job.source.offset_of(100))
-    # As a version without checksums left it.
-    job._checkpoints.write(attrs.evolve(job._last, sequence=9, input_crc=0, is_block_known=False))
-    job._checkpoints.write(attrs.evolve(job._last, sequence=10, input_crc=0, is_block_known=False))
-    job.close()
-    files.unlink(settings.state / CHECKSUMS_NAME)
-    again = Job.open(settings, files)
-    again.commit([results(100, 300)])
-    again.finish(again.source.offset_of(300))
-    again.close()
-    assert table_of(files, 5) == [UNKNOWN, UNKNOWN, *entries_of(files)[2:]]
-
-
 def test_a_full_disk_changes_nothing_and_the_sync_is_repeated() -> None:
     files = CrashFiles()
     settings = settings_for(FOLDER)
@@ -143,6 +124,29 @@ def test_a_full_disk_changes_nothing_and_the_sync_is_repeated() -> None:
     job.finish(job.source.offset_of(130))
     job.close()
     assert table_of(files, 3) == entries_of(files)
+
+
+def test_a_finish_that_is_repeated_for_a_full_disk_counts_its_last_block_once() -> None:
+    files = CrashFiles()
+    settings = settings_for(FOLDER)
+    files.put(settings.input, input_of(130))
+    job = Job.open(settings, files)
+    job.commit([results(0, 130)])
+    writes: list[Path] = []
+
+    def full_the_second_time(call: str, path: Path, _count: int) -> int | None:
+        if call == "pwrite" and path.name == "checkpoint":
+            writes.append(path)
+        return errno.ENOSPC if len(writes) == 2 else None
+
+    files.fail = full_the_second_time
+    with pytest.raises(DiskFull):
+        job.finish(job.source.offset_of(130))
+    files.fail = None
+    job.finish(job.source.offset_of(130))
+    job.close()
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    assert report.holds, report.findings
 
 
 def test_the_entries_are_safe_before_the_checkpoint_that_counts_on_them() -> None:

@@ -71,7 +71,7 @@ def test_results_take_the_places_of_placeholders(*, text: bool) -> None:
     assert files.get(settings.rejected) == b""
     report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
     assert report.holds
-    assert (report.rejected_count, report.unsummed_lines) == (0, 0)
+    assert (report.rejected_count, report.is_proved) == (0, True)
     assert Retry.open(settings, files).line_count == 0
 
 
@@ -186,7 +186,9 @@ def test_long_results_that_were_changed_are_named() -> None:
     job.close()
     before = files.get(settings.output)
     files.put(RetryFiles(settings).results, b"3\n2\n4\n" + content[6:])
-    with pytest.raises(StorageError, match=r"retry/results was changed: .*lines 0 to 3 .*remove"):
+    with pytest.raises(
+        StorageError, match=r"retry/results was changed: .*not what the retry.*remove"
+    ):
         retry.put_in_place()
     assert files.get(settings.output) == before
     retry.close()
@@ -238,32 +240,55 @@ def test_verify_of_what_is_not_there() -> None:
     assert [finding.text for finding in report.findings] == ["/d/out is missing."]
 
 
-def test_a_job_without_its_table_is_looked_at_as_far_as_can_be() -> None:
-    files, settings = make()
-    files.unlink(settings.state / "checksums")
-    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
-    assert report.holds
-    assert report.unsummed_lines == len(LINES)
-    files.put(settings.output, files.get(settings.output).replace(b"1", b"2"))
-    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
-    assert not report.holds  # by the checkpoint's sum of the end
-
-
 def test_a_record_of_another_line_is_named() -> None:
     files, settings = make()
     files.put(settings.rejected, files.get(settings.rejected).replace(b"last", b"lost"))
     report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
-    found = [finding for finding in report.findings if finding.line == 4]
-    assert [finding.path for finding in found] == [str(settings.input)]
-    assert "its record in the rejected file" in found[0].text
+    (found,) = report.findings
+    assert found.path == str(settings.rejected)
+    assert found.text.endswith(": its record of line 4 is not of that line.")
+    assert report.is_proved
 
 
 def test_a_result_in_the_place_of_a_placeholder_is_named() -> None:
     files, settings = make()
     files.put(settings.output, files.get(settings.output).replace(b"null", b"true", 1))
     report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
-    assert (report.findings[0].line, report.findings[0].byte) == (1, 2)
-    assert "is not the placeholder" in report.findings[0].text
+    block, found = report.findings
+    assert (block.line, block.last_line) == (0, 4)
+    assert (found.line, found.byte) == (1, 2)
+    assert "is not the placeholder" in found.text
+
+
+def test_a_table_from_before_a_retry_is_told_from_an_edited_output() -> None:
+    files, settings = make()
+    before = files.get(settings.state / "checksums")
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    retry.put_in_place()
+    retry.close()
+    files.put(settings.state / "checksums", before)
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    (found,) = report.findings
+    assert (found.path, found.byte) == (str(settings.state / "checksums"), 4)
+    assert report.is_proved
+
+
+def test_a_retry_puts_nothing_beside_a_damaged_table() -> None:
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    files.put(settings.state / "checksums", bytes(8))
+    with pytest.raises(StorageError, match=r"checksums is not what.*trioline repair"):
+        retry.put_in_place()
+    retry.close()
+    assert b"22" not in files.get(settings.output)
 
 
 def test_findings_are_told_up_to_a_number_and_then_counted() -> None:

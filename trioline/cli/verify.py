@@ -42,11 +42,11 @@ def verify_command(
 
     Both files are held against the checksums that the job recorded: a line that was changed,
     swapped, added or lost is found within 64 lines. Every result must be valid JSON, and each
-    rejected line must have its placeholder and its record. Of a job that is not over, what is
-    written is looked at; a running server is not disturbed.
+    rejected line must have its placeholder and its record. Of a job that is not over, what is safe
+    in the output is looked at; a running server is not disturbed.
 
-    Exit codes: 0 all holds (rejected lines or not), 1 something does not, 2 usage, 74 a file
-    cannot be read.
+    Exit codes: 0 all is proved (rejected lines or not), 1 something does not hold or cannot be
+    proved, 2 usage, 74 a file cannot be read, or the job's checkpoint is lost.
     """
     settings = JobSettings(
         input=input_path,
@@ -76,11 +76,10 @@ def _tell(subject: Subject, report: Report) -> None:
     more = report.finding_count - len(report.findings)
     if more:
         click.echo(f"... and {more:,} more like these.")
-    if report.unsummed_lines:
+    if report.is_proved and not report.holds:
         click.echo(
-            f"{report.unsummed_lines:,} lines have no checksums, as an earlier version of trioline "
-            "wrote them or the table was lost: of them only the number was looked at, and whether "
-            "the results are JSON."
+            f"The {report.line_count:,} lines that the job has written to {subject.output} answer"
+            f" those of {subject.input} even so: its checkpoint vouches for them."
         )
     if report.holds:
         click.echo(_summary(subject, report))

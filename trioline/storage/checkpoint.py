@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIIIQQQ?II?")
+_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQ")
 _CRC = struct.Struct("<I")
 
 
@@ -54,6 +54,8 @@ class Checkpoint:
     rejected_tail_bytes: int = 0
     rejected_tail_crc: int = 0
     """The same of the rejected file."""
+    rejected_crc: int = 0
+    """crc32 of all that the job has in the rejected file: a start reads only its end."""
     journal_segment: int = 0
     """The journal's newest segment; 0: there is none."""
     journal_bytes: int = 0
@@ -65,8 +67,13 @@ class Checkpoint:
     input_crc: int = 0
     output_crc: int = 0
     """Of the lines done in a block of 64 that is not complete, see ``checksums``; 0 for none."""
-    is_block_known: bool = False
-    """Whether these two count: a slot that was written without them has none."""
+    input_sums_crc: int = 0
+    output_sums_crc: int = 0
+    """Of the sums of all blocks before it, as in the table: they vouch for it, and for the files
+    where it is lost."""
+    assumed_first: int = 0
+    assumed_end: int = 0
+    """Lines that a repair took by their form alone are among these; none where both are equal."""
 
     def pack(self) -> bytes:
         """Encode as one slot."""

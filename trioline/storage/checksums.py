@@ -2,11 +2,12 @@
 
 Entry i of ``OUTPUT.trioline/checksums`` covers the lines 64·i to 64·i + 63: the crc32 of these
 lines of the input, and of these lines of the output, newlines included; eight bytes an entry, so
-that it is found without being looked for. An entry of zeros says that its lines are not known.
+that it is found without being looked for.
 
-The table is written at each durable point, before the checkpoint that vouches for it: of the block
-that is not complete then, the checkpoint itself holds the two sums. So a crash leaves no entry in
-doubt, and a start needs nothing but the checkpoint to go on.
+The table is written at each durable point, before the checkpoint that vouches for it. That holds,
+for each side, the sum of the block that is not complete then, and one sum of all the sums before
+it. So a crash leaves no entry in doubt, a start needs nothing but the checkpoint to go on, and a
+whole file proves itself without the table, which only says where one that is not whole differs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import re
 import sys
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 
-from trioline.errors import StorageError
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.files import Disk, File, Stat
+from trioline.storage.files import Disk, File
 
 CHECKSUMS_NAME = "checksums"
 BLOCK_LINES = 64
@@ -43,11 +43,14 @@ class Tally:
         line_count: Lines before the first byte; a multiple of 64, unless ``crc`` has those of the
             block that is begun.
         crc: Of the lines of that block, so far.
+        sums_crc: Of the sums of all blocks before it.
     """
 
-    def __init__(self, line_count: int = 0, crc: int = 0) -> None:
+    def __init__(self, line_count: int = 0, crc: int = 0, sums_crc: int = 0) -> None:
         self.sums = array("I")
-        """Of the blocks completed so far."""
+        """Of the blocks completed since ``take_sums``."""
+        self.sums_crc = sums_crc
+        """Of the sums that were taken."""
         self.line_count = line_count
         """Lines up to here, from the file's first one."""
         self.crc = crc
@@ -73,10 +76,15 @@ class Tally:
             self._take(b"", 1)
 
     def end_block(self) -> None:
-        """Complete the last block of all, which may have fewer lines."""
+        """Complete the last block of all, which may have fewer lines; ``crc`` stays."""
         if self.line_count % BLOCK_LINES:
             self.sums.append(self.crc)
-            self.crc = 0
+
+    def take_sums(self) -> array[int]:
+        """Hand over the sums of the blocks completed since the last call."""
+        sums, self.sums = self.sums, array("I")
+        self.sums_crc = zlib.crc32(_encoded(sums), self.sums_crc)
+        return sums
 
     def _go_on(self, data: bytes, cut: int) -> int:
         """Take the rest of the block that is begun; returns where it ends."""
@@ -97,6 +105,60 @@ class Tally:
         if self.line_count % BLOCK_LINES == 0:
             self.sums.append(self.crc)
             self.crc = 0
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """What a checkpoint says of one of the two files, as a whole."""
+
+    length: int
+    """How much of it counts, in bytes."""
+    line_count: int
+    crc: int
+    sums_crc: int
+    is_finished: bool
+
+    @classmethod
+    def of_input(cls, last: Checkpoint) -> Proof:
+        """Of the lines that are answered."""
+        return cls(
+            length=last.input_offset,
+            line_count=last.line_count,
+            crc=last.input_crc,
+            sums_crc=last.input_sums_crc,
+            is_finished=last.finished,
+        )
+
+    @classmethod
+    def of_output(cls, last: Checkpoint) -> Proof:
+        """Of their answers."""
+        return cls(
+            length=last.output_bytes,
+            line_count=last.line_count,
+            crc=last.output_crc,
+            sums_crc=last.output_sums_crc,
+            is_finished=last.finished,
+        )
+
+    @property
+    def block_count(self) -> int:
+        """Blocks that are in the table."""
+        count = self.line_count // BLOCK_LINES
+        return count + bool(self.is_finished and self.line_count % BLOCK_LINES)
+
+    def holds(self, read: Read) -> bool:
+        """Whether a file is what was written: reads all of it."""
+        tally = Tally()
+        run_through(tally, read, 0, self.length)
+        if self.is_finished:
+            tally.end_block()
+        tally.take_sums()
+        return self.fits(tally)
+
+    def fits(self, tally: Tally) -> bool:
+        """The same, of a file that has passed by, and whose sums were taken."""
+        known = self.line_count, self.crc, self.sums_crc
+        return known == (tally.line_count, tally.crc, tally.sums_crc)
 
 
 @attrs.frozen
@@ -136,6 +198,27 @@ class Table:
         entries = [Entry(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
         return entries + [UNKNOWN] * (count - len(entries))
 
+    def holds(self, last: Checkpoint) -> tuple[bool, bool]:
+        """Whether the input's sums, and the output's, are what a checkpoint counts on."""
+        left, at, crcs = Proof.of_output(last).block_count * ENTRY_BYTES, 0, (0, 0)
+        while left and (data := self._file.read(min(_READ_BYTES, left), at)):
+            left -= len(data)
+            at += len(data)
+            sums = from_bytes(data[: len(data) // ENTRY_BYTES * ENTRY_BYTES])
+            crcs = (
+                zlib.crc32(_encoded(sums[::2]), crcs[0]),
+                zlib.crc32(_encoded(sums[1::2]), crcs[1]),
+            )
+        return (
+            not left and crcs[0] == last.input_sums_crc,
+            not left and crcs[1] == last.output_sums_crc,
+        )
+
+    @property
+    def size(self) -> int:
+        """How long the file is, in bytes."""
+        return self._file.stat().size
+
     def write(self, first: int, inputs: array[int], outputs: array[int]) -> None:
         """Write entries.
 
@@ -158,7 +241,12 @@ def interleaved(inputs: array[int], outputs: array[int]) -> bytes:
     assert len(inputs) == len(outputs)
     sums = array("I", bytes(ENTRY_BYTES * len(inputs)))
     sums[::2], sums[1::2] = inputs, outputs
+    return _encoded(sums)
+
+
+def _encoded(sums: array[int]) -> bytes:
     if sys.byteorder == "big":
+        sums = array("I", sums)
         sums.byteswap()
     return sums.tobytes()
 
@@ -172,100 +260,37 @@ def from_bytes(data: bytes) -> array[int]:
     return sums
 
 
-class Checksums:
-    """Writes the table of a running job.
+def agreeing_lines(table: Table, read_input: Read, read_output: Read) -> int:
+    """How many lines, from the first one on, a table proves where no checkpoint vouches for it.
 
-    It opens what it needs when it needs it: a finished job's start needs nothing. Closing: its
-    owner calls ``close``; it is idempotent.
-
-    Args:
-        folder: Of the job's state.
-        input_path: Read by a descriptor of its own: the job's source belongs to another thread.
-        read_output: Reads the output.
-        output: Its path, for messages.
-        given: The input that the job reads.
+    Whole blocks only: what is behind the last of them was perhaps never written.
     """
-
-    def __init__(
-        self,
-        disk: Disk,
-        folder: Path,
-        input_path: Path,
-        output: Path,
-        read_output: Read,
-        given: Stat,
-    ) -> None:
-        self._disk = disk
-        self._folder = folder
-        self._input_path = input_path
-        self._output = output
-        self._read_output = read_output
-        self._given = given
-        self._input: File | None = None
-        self._table: Table | None = None
-
-    def cover(self, last: Checkpoint, new: Checkpoint) -> Checkpoint:
-        """Put what was done between two checkpoints into the table, and sync it.
-
-        Returns:
-            ``new`` with the sums of the block that is not complete.
-
-        Raises:
-            DiskFull: The same call may be repeated.
-            StorageError: Input or output are not what they were.
-        """
-        lines = new.line_count
-        inputs = Tally(last.line_count, last.input_crc)
-        outputs = Tally(last.line_count, last.output_crc)
-        if lines > last.line_count or new.finished:
-            read_input = self._opened_input().read
-            _run_through(inputs, read_input, last.input_offset, new.input_offset)
-            _run_through(outputs, self._read_output, last.output_bytes, new.output_bytes)
-            for tally, path in ((inputs, self._input_path), (outputs, self._output)):
-                if tally.line_count != lines:
-                    raise _changed(path, last.line_count, tally.line_count, lines)
-        crcs = inputs.crc, outputs.crc
-        if new.finished:
-            inputs.end_block()
-            outputs.end_block()
-        is_known = last.is_block_known or last.line_count % BLOCK_LINES == 0
-        if inputs.sums:
-            if not is_known:
-                inputs.sums[0] = outputs.sums[0] = 0
-            self._write(last.line_count // BLOCK_LINES, inputs.sums, outputs.sums)
-        return attrs.evolve(
-            new,
-            input_crc=crcs[0],
-            output_crc=crcs[1],
-            is_block_known=is_known or bool(inputs.sums),
-        )
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for file in (self._input, self._table):
-            if file is not None:
-                file.close()
-        self._input = self._table = None
-
-    def _write(self, first: int, inputs: array[int], outputs: array[int]) -> None:
-        if self._table is None:
-            path = self._folder / CHECKSUMS_NAME
-            is_new = self._disk.stat(path) is None
-            self._table = Table(self._disk.open(path, os.O_RDWR | os.O_CREAT))
-            if is_new:  # a state that an earlier version made, or that lost its table
-                self._disk.sync_folder(self._folder)
-        self._table.write(first, inputs, outputs)
-        self._table.sync()
-
-    def _opened_input(self) -> File:
-        if self._input is None:
-            self._input = self._disk.open(self._input_path, os.O_RDONLY)
-            if not self._input.stat().is_same(self._given):
-                raise replaced(self._input_path)
-        return self._input
+    count = 0
+    for pair in zip(_sums_of(read_input), _sums_of(read_output), strict=False):
+        if table.read(count, 1) != [Entry(*pair)]:
+            break
+        count += 1
+    return count * BLOCK_LINES
 
 
-def _run_through(tally: Tally, read: Read, begin: int, end: int) -> None:
+def _sums_of(read: Read) -> Iterator[int]:
+    """The sums of a file's whole blocks, in order."""
+    tally, at = Tally(), 0
+    while data := read(_READ_BYTES, at):
+        at += len(data)
+        tally.feed(data)
+        yield from tally.take_sums()
+
+
+def crc_of(read: Read, begin: int, end: int, crc: int = 0) -> int:
+    """crc32 of a part of a file, or of what is there of it, with ``crc`` of what is before."""
+    while begin < end and (data := read(min(_READ_BYTES, end - begin), begin)):
+        crc = zlib.crc32(data, crc)
+        begin += len(data)
+    return crc
+
+
+def run_through(tally: Tally, read: Read, begin: int, end: int) -> None:
     """Let a part of a file pass by; it ends where a line does."""
     while begin < end:
         data = read(min(_READ_BYTES, end - begin), begin)
@@ -274,20 +299,3 @@ def _run_through(tally: Tally, read: Read, begin: int, end: int) -> None:
         tally.feed(data)
         begin += len(data)
     tally.end()
-
-
-def replaced(path: Path) -> StorageError:
-    """The error for an input that is no longer the file that the job began to read."""
-    return StorageError(
-        f"{path} was replaced or changed while the job began to read it. Put it back as it was,"
-        " then start the same command again.",
-        path,
-    )
-
-
-def _changed(path: Path, first: int, end: int, wanted: int) -> StorageError:
-    return StorageError(
-        f"{path} has changed while the job ran: from line {first} on it has {end - first} lines"
-        f" where {wanted - first} were. Put it back as it was, then start the same command again.",
-        path,
-    )

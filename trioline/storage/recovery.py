@@ -17,7 +17,7 @@ from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
-from trioline.storage.checksums import Checksums, replaced
+from trioline.storage.covering import Checksums, replaced
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
 from trioline.storage.frames import Kind
@@ -78,9 +78,11 @@ def recover(
             settings.input,
             settings.output,
             answers.output.read,
+            answers.rejected.read,
             source.stat,
         )
         opened.callback(checksums.close)
+        checksums.check(last)
         if last.finished:
             answers.output.check_end()
             answers.rejected.check_end()

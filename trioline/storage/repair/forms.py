@@ -21,8 +21,3 @@ def is_text(line: bytes) -> bool:
         return "\0" not in line.decode("utf-8")
     except ValueError:
         return False
-
-
-def is_anything(_line: bytes) -> bool:
-    """For lines that something else speaks for."""
-    return True

@@ -15,8 +15,9 @@ from pathlib import Path
 import attrs
 
 from trioline import config
+from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
-from trioline.storage.checksums import BLOCK_LINES
+from trioline.storage.checksums import CHECKSUMS_NAME, crc_of
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
@@ -27,7 +28,7 @@ from trioline.storage.repair.plan import Base, Plan
 from trioline.storage.repair.records import Finder, found_count, write_records
 from trioline.storage.repair.rescue import Rescue, Segment
 from trioline.storage.repair.salvage import records_in, write_good
-from trioline.storage.repair.table import cut_table, rebuild_table
+from trioline.storage.repair.table import write_table
 from trioline.storage.run import write_run
 
 
@@ -46,17 +47,19 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     # The journal first: it gets the records that the rejected file then loses.
     segments = _write_journal(disk, plan, make_finder)
     base = _write_rejected(disk, plan, make_finder)
-    if plan.is_table_rebuilt:
-        rebuild_table(disk, plan)
     if base.finished:
         _cut(disk, plan.settings.output, base.output_bytes)
         _cut(disk, plan.settings.rejected, base.rejected_bytes)
     sync_folders(disk, plan.settings)
-    _write_checkpoint(disk, plan, _checkpoint(disk, plan, base, segments))
+    table = plan.settings.state / CHECKSUMS_NAME
+    draft = table.with_name(table.name + ".new")
+    _write_checkpoint(disk, plan, _checkpoint(disk, plan, base, segments, draft))
     if plan.is_run_lost:
         write_run(disk, plan.settings.state, plan.run)
-    # Not before: its sums say what is damaged.
-    cut_table(disk, plan)
+    # Not before: the old one says what is damaged, and of the new one what was taken by its form
+    # alone must not seem to be vouched for.
+    disk.rename(draft, table)
+    disk.sync_folder(plan.settings.state)
     return copies
 
 
@@ -127,7 +130,9 @@ def _write_checkpoint(disk: Disk, plan: Plan, checkpoint: Checkpoint) -> None:
         file.close()
 
 
-def _checkpoint(disk: Disk, plan: Plan, base: Base, segments: list[Segment]) -> Checkpoint:
+def _checkpoint(
+    disk: Disk, plan: Plan, base: Base, segments: list[Segment], draft: Path
+) -> Checkpoint:
     settings = plan.settings
     tails = []
     for path, length in (
@@ -137,11 +142,18 @@ def _checkpoint(disk: Disk, plan: Plan, base: Base, segments: list[Segment]) -> 
         file = GrowingFile(disk, path, length)
         file.sync(force=True)
         tails.append(file.tail())
+        rejected_crc = crc_of(file.read, 0, length)
         file.close()
+    if plan.last is not None and (base.rejected_bytes, plan.is_rejected_rebuilt) == (
+        plan.last.rejected_bytes,
+        False,
+    ):
+        rejected_crc = plan.last.rejected_crc  # an edit that its end does not show stays one
     newest = None if base.finished or not segments else segments[-1]
     older = [] if newest is None else segments[:-1]
-    input_offset, input_crc = _end_of(disk, settings.input, base.lines, is_input=True)
-    _, output_crc = _end_of(disk, settings.output, base.lines)
+    input_offset = _input_offset(disk, settings, base.lines)
+    inputs, outputs = write_table(disk, plan, input_offset, draft)
+    assumed = plan.assumed
     return Checkpoint(
         run_id=plan.run.id_bytes,
         epoch=plan.last.epoch + 1 if plan.last is not None else 1,
@@ -155,21 +167,20 @@ def _checkpoint(disk: Disk, plan: Plan, base: Base, segments: list[Segment]) -> 
         tail_crc=tails[0][1],
         rejected_tail_bytes=tails[1][0],
         rejected_tail_crc=tails[1][1],
+        rejected_crc=rejected_crc,
         journal_segment=newest.number if newest is not None else 0,
         journal_bytes=newest.length if newest is not None else 0,
         journal_older_bytes=sum(one.length for one in older if one.top > base.lines),
         finished=base.finished,
-        input_crc=input_crc,
-        output_crc=output_crc,
-        is_block_known=True,
+        input_crc=inputs.crc,
+        output_crc=outputs.crc,
+        input_sums_crc=inputs.sums_crc,
+        output_sums_crc=outputs.sums_crc,
+        assumed_first=assumed.start,
+        assumed_end=assumed.stop,
     )
 
 
-def _end_of(disk: Disk, path: Path, line: int, *, is_input: bool = False) -> tuple[int, int]:
-    """The byte at which a line begins, and the sum of the lines before it in its block."""
-    first = line // BLOCK_LINES * BLOCK_LINES
-    with disk.open(path, os.O_RDONLY) as file:
-        lines = LineFile(file, counts_rest=is_input)
-        begin = lines.offset_of(first)
-        block = lines.block(begin, line - first)
-        return begin + block.length, block.crc
+def _input_offset(disk: Disk, settings: JobSettings, line: int) -> int:
+    with disk.open(settings.input, os.O_RDONLY) as file:
+        return LineFile(file, counts_rest=True).offset_of(line)

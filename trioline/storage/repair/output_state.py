@@ -12,11 +12,11 @@ import attrs
 from trioline.config import JobSettings
 from trioline.errors import StorageError
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, Table
+from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, Proof, Table
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.output import GrowingFile
-from trioline.storage.repair.forms import is_anything, is_json, is_text
+from trioline.storage.repair.forms import is_json, is_text
 from trioline.storage.repair.given import Identity, Notes
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.salvage import Piece, Scan
@@ -35,8 +35,9 @@ class Kept:
     """In order. Their memory grows with the number of damaged stretches, not with the file."""
     is_held: bool
     """Whether it is all that the checkpoint says."""
-    unsummed: list[tuple[int, int]]
-    """First and last block of stretches that the table should know, and does not."""
+    is_table_good: bool
+    unsummed: list[tuple[int, int]] = attrs.field(factory=list)
+    """First and last block of stretches whose lines have but their form to speak for them."""
 
     @property
     def prefix(self) -> Run:
@@ -54,7 +55,7 @@ def look_at_output(
         line_count: Of the input.
 
     Raises:
-        StorageError: It was edited, and nothing records what it was.
+        StorageError: It was edited, or the input, and nothing records what it was.
     """
     settings, last = job.settings, job.last
     is_held = output_holds(disk, settings, last, notes)
@@ -63,27 +64,35 @@ def look_at_output(
         if table is not None:
             opened.callback(table.close)
         sums = Sums(table, last, _end(disk, job, scans, line_count))
-        changed = sums.read_input(disk, settings.input)
+        changed = _changes_of_input(disk, job, sums)
         if disk.stat(settings.output) is None:
-            return Kept(runs=[], is_held=False, unsummed=[])
+            return Kept(runs=[], is_held=False, is_table_good=sums.is_table_good)
         file = opened.enter_context(disk.open(settings.output, os.O_RDONLY))
-        is_valid = is_anything if is_held else is_text if settings.text else is_json
+        if last is not None and not changed and not sums.are_outputs_vouched:
+            proof = Proof.of_output(last)
+            if proof.holds(file.read):
+                run = Run(0, proof.line_count, 0, proof.length)
+                runs = [run] if run.count else []
+                return Kept(runs=runs, is_held=is_held, is_table_good=False)
         size = file.stat().size
         walk = Walk(
             LineFile(file),
             sums,
             size=size,
             end_byte=size if last is None else last.output_bytes,
-            is_valid=is_valid,
+            is_valid=is_text if settings.text else is_json,
         )
         runs = list(walk.runs())
-        unsummed = _unsummed(sums, last)
+        unsummed = _unsummed(sums)
     _tell_changes(settings.input, changed, sums.end, notes)
     _tell_changes(settings.output, walk.refuted, sums.end, notes)
-    kept = Kept(runs=runs, is_held=is_held, unsummed=unsummed)
+    kept = Kept(runs=runs, is_held=is_held, is_table_good=sums.is_table_good, unsummed=unsummed)
     if last is not None:
         prefix = kept.prefix
-        whole = prefix.end == last.line_count and prefix.length == last.output_bytes
+        whole = not prefix.unknown and (prefix.end, prefix.length) == (
+            last.line_count,
+            last.output_bytes,
+        )
         if not whole and not walk.refuted and not changed:
             _check_vouched(disk, settings.output, kept, last)
             if is_held:
@@ -142,6 +151,31 @@ def _holds(
     return True
 
 
+def _changes_of_input(disk: Disk, job: Identity, sums: Sums) -> list[tuple[int, int]]:
+    """First and last block of the input's lines that are not those that were answered.
+
+    Raises:
+        StorageError: It is another one, or changed where nothing records what it was.
+    """
+    path, last = job.settings.input, job.last
+    if last is None:
+        return sums.read_input(disk, path)
+    if sums.are_inputs_vouched:
+        changed = sums.read_input(disk, path)
+        # Only run.json says that it is the job's input at all.
+        if not changed or not job.is_run_lost:
+            return changed
+    else:
+        with disk.open(path, os.O_RDONLY) as file:
+            if Proof.of_input(last).holds(file.read):
+                return []
+    raise StorageError(
+        f"{path} was changed after its lines were answered: this cannot be repaired. Put it back"
+        " as it was; `trioline verify` says where it differs.",
+        path,
+    )
+
+
 def _end(disk: Disk, job: Identity, scans: list[Scan], line_count: int) -> int:
     """The lines that may be in the output: what checkpoint, table and journal know of."""
     if job.last is not None:
@@ -151,10 +185,9 @@ def _end(disk: Disk, job: Identity, scans: list[Scan], line_count: int) -> int:
     return min(max(blocks * BLOCK_LINES, top) or line_count, line_count)
 
 
-def _unsummed(sums: Sums, last: Checkpoint | None) -> list[tuple[int, int]]:
-    is_whole = last is not None and last.finished
+def _unsummed(sums: Sums) -> list[tuple[int, int]]:
     stretches: list[tuple[int, int]] = []
-    for number in range(sums.block_count if is_whole else sums.end // BLOCK_LINES):
+    for number in range(sums.block_count):
         if not sums.at(number).is_known:
             add_block(stretches, number)
     return stretches

@@ -15,7 +15,7 @@ import attrs
 
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.checksums import CHECKSUMS_NAME
+from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.given import Given, Identity, Notes, identify
@@ -84,7 +84,8 @@ class Plan:
     """The same of lines that the journal tells the places of."""
     is_run_lost: bool
     is_rejected_rebuilt: bool
-    is_table_rebuilt: bool
+    unknown: range
+    """The lines of both among which some are kept by their form alone."""
     is_journal_damaged: bool
     found: tuple[str, ...]
     steps: tuple[str, ...]
@@ -99,6 +100,22 @@ class Plan:
     def held(self) -> Ranges:
         """The lines whose results the journal has already."""
         return Ranges(_held(self.scans))
+
+    @property
+    def kept(self) -> Ranges:
+        """All lines whose results are kept."""
+        return Ranges([*_held(self.scans), *_lines_of([self.base.run, *self.rescued, *self.told])])
+
+    @property
+    def assumed(self) -> range:
+        """The kept lines among which some have nothing but their form to speak for them."""
+        parts = [self.unknown]
+        if self.last is not None:
+            parts.append(self.kept.hull(self.last.assumed_first, self.last.assumed_end))
+        parts = [part for part in parts if part]
+        if not parts:
+            return range(0)
+        return range(min(part.start for part in parts), max(part.stop for part in parts))
 
 
 def examine(disk: Disk, given: Given) -> Plan:
@@ -121,7 +138,7 @@ def examine(disk: Disk, given: Given) -> Plan:
     kept = look_at_output(disk, job, scans, line_count, notes)
     is_rejected_good = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, scans, kept, notes, is_rejected_good=is_rejected_good)
-    is_table_rebuilt = _is_table_rebuilt(job, kept, base, notes)
+    _tell_of_table(disk, job, kept, notes)
     if notes.found and not notes.steps:
         notes.steps.append("write a checkpoint that says how things stand")
     rescued, told = _rescued(disk, job, scans, kept, base)
@@ -146,7 +163,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         told=tuple(told),
         is_run_lost=job.is_run_lost,
         is_rejected_rebuilt=not is_rejected_good,
-        is_table_rebuilt=is_table_rebuilt,
+        unknown=Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept)),
         is_journal_damaged=has_gaps or bool(segments),
         found=tuple(notes.found),
         steps=tuple(notes.steps),
@@ -213,21 +230,17 @@ def _before_lost_records(
     return lines, length
 
 
-def _is_table_rebuilt(job: Identity, kept: Kept, base: Base, notes: Notes) -> bool:
-    """Whether lines of the base have no checksums, so that they must be summed up anew."""
-    if not kept.unsummed:
-        return False
+def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
+    """Say how the table of checksums is not what the checkpoint counts on, and what follows."""
     path = job.settings.state / CHECKSUMS_NAME
-    lines = named(kept.unsummed, base.lines if kept.is_held else sys.maxsize)
-    notes.found.append(f"{path} is missing or damaged: it does not know {lines}")
-    if kept.is_held:
-        notes.steps.append(
-            "sum these lines up anew: no checksum proves them, and they are kept because number of"
-            f" lines, length and last bytes of {job.settings.output} are as the checkpoint says"
+    if not kept.is_table_good:
+        notes.found.append(f"{path} is {'missing' if disk.stat(path) is None else 'damaged'}")
+        notes.steps.append(f"make {path} anew from input and output")
+    if kept.unsummed:
+        notes.found.append(
+            f"of {named(kept.unsummed, sys.maxsize)} it has no checksum: of them, lines are kept by"
+            " their form alone, and never taken for proved"
         )
-    else:
-        notes.steps.append(f"sum up anew those of them that are kept, into {path}")
-    return True
 
 
 def _rescued(
@@ -240,7 +253,7 @@ def _rescued(
         with disk.open(output, os.O_RDONLY) as file:
             lines = LineFile(file)
             rescued = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
-    held = Ranges([*_held(scans), *((run.first, run.end) for run in rescued)])
+    held = Ranges([*_held(scans), *_lines_of(rescued)])
     told = told_by_journal(disk, output, _pieces(scans), base.run)
     return rescued, [run for run in told if not held.has_all(run.first, run.end)]
 
@@ -250,7 +263,7 @@ def _count(
 ) -> Counts:
     if base.finished:
         return Counts(written=base.lines, ahead=0, open=0, redone=0)
-    settled = [(0, base.lines), *_held(scans), *((run.first, run.end) for run in saved)]
+    settled = [*_held(scans), *_lines_of([base.run, *saved])]
     ranges = Ranges(settled)
     done = [piece.lines for piece in _pieces(scans) if piece.is_settling]
     known = job.last.line_count if job.last is not None else 0
@@ -262,6 +275,16 @@ def _count(
         open=line_count - total,
         redone=Ranges([*settled, *done, (0, known)]).count(line_count) - total,
     )
+
+
+def _unsummed_lines(kept: Kept) -> tuple[int, int]:
+    if not kept.unsummed:
+        return 0, 0
+    return kept.unsummed[0][0] * BLOCK_LINES, (kept.unsummed[-1][1] + 1) * BLOCK_LINES
+
+
+def _lines_of(runs: list[Run]) -> list[tuple[int, int]]:
+    return [(run.first, run.end) for run in runs]
 
 
 def _pieces(scans: list[Scan]) -> list[Piece]:

@@ -24,6 +24,15 @@ class Ranges:
         at = bisect_right(self.firsts, first) - 1
         return at >= 0 and end <= self.ends[at]
 
+    def hull(self, first: int, end: int) -> range:
+        """The fewest lines in a row that are all of it from ``first`` to ``end``."""
+        found = [
+            (max(first, begin), min(end, stop))
+            for begin, stop in zip(self.firsts, self.ends, strict=True)
+            if begin < end and stop > first
+        ]
+        return range(found[0][0], found[-1][1]) if first < end and found else range(0)
+
     def count(self, end: int) -> int:
         """How many lines below ``end`` are in it."""
         return sum(

@@ -1,4 +1,9 @@
-"""What is recorded of each block of 64 lines, and which of them hold on the side of the input."""
+"""What is recorded of each block of 64 lines, and which of them hold on the side of the input.
+
+Only here is the table asked. Where the checkpoint does not vouch for it, what it says of a file
+that is whole counts for nothing; of another one, what it does not know is unknown, and what it
+says otherwise is done again: whether the entry or the lines are damaged, nothing tells.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ _TABLE_ENTRIES = 4_096
 class Sums:
     """Expected sums by block.
 
-    The checkpoint vouches for the lines of a block that is not complete; the table for the others.
+    The checkpoint vouches for the lines of a block that is not complete, the table for the others.
 
     Args:
         end: The lines that may be in the output: of the last block fewer than 64 may count.
@@ -29,8 +34,16 @@ class Sums:
         self._table = table
         self._open: tuple[int, Entry] | None = None
         if last is not None and not last.finished and last.line_count % BLOCK_LINES:
-            sums = Entry(last.input_crc, last.output_crc) if last.is_block_known else UNKNOWN
+            sums = Entry(last.input_crc, last.output_crc)
             self._open = last.line_count // BLOCK_LINES, sums
+        self.are_inputs_vouched = self.are_outputs_vouched = False
+        """Whether the table has for a side what the checkpoint counts on."""
+        if table is not None and last is not None:
+            self.are_inputs_vouched, self.are_outputs_vouched = table.holds(last)
+        self.is_table_good = table is not None
+        """Whether nothing is to be said against the table as a whole."""
+        if last is not None:
+            self.is_table_good = self.are_inputs_vouched and self.are_outputs_vouched
         self._begin = 0
         self._entries: list[Entry] = []
         self._bad_inputs = bytearray(self.block_count)

@@ -1,56 +1,57 @@
-"""The table of checksums made anew for lines that are kept without one."""
+"""The table of checksums made anew, with the sums that a checkpoint has of it."""
 
 from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Iterator
+from pathlib import Path
 
-from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, interleaved
+from trioline.storage.checksums import Read, Tally, interleaved
 from trioline.storage.files import Disk
 from trioline.storage.new_file import NewFile
-from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.plan import Plan
 
-_COPY_BYTES = 1024 * 1024
+_READ_BYTES = 1024 * 1024
+_WRITTEN_ENTRIES = 4_096
+"""Written at a time."""
 
 
-def rebuild_table(disk: Disk, plan: Plan) -> None:
-    """Sum up the base's blocks that have no sums; the others' stay, whole or not at all.
+def write_table(disk: Disk, plan: Plan, input_offset: int, draft: Path) -> tuple[Tally, Tally]:
+    """Sum up what the base has of input and output.
 
-    Also those behind the base stay: until the checkpoint is written, they say what is damaged.
+    Returns:
+        Both, with the sums of all blocks and of the one that is not complete.
     """
-    path = plan.settings.state / CHECKSUMS_NAME
-    draft = path.with_name(path.name + ".new")
+    base, tallies = plan.base, (Tally(), Tally())
+    sums = array("I"), array("I")
     with (
         disk.open(plan.settings.input, os.O_RDONLY) as inputs,
         disk.open(plan.settings.output, os.O_RDONLY) as outputs,
-        NewFile(disk, draft) as new,
+        NewFile(disk, draft) as table,
     ):
-        sides = LineFile(inputs, counts_rest=True), LineFile(outputs)
-        ats = [0, 0]
-        for number in range(entry_count(plan)):
-            size = min(BLOCK_LINES, plan.base.lines - number * BLOCK_LINES)
-            blocks = [side.block(at, size) for side, at in zip(sides, ats, strict=True)]
-            ats = [at + block.length for at, block in zip(ats, blocks, strict=True)]
-            new.append(interleaved(*(array("I", [block.crc]) for block in blocks)))
-        if disk.stat(path) is not None:
-            with disk.open(path, os.O_RDONLY) as old:
-                while data := old.read(_COPY_BYTES, new.length):
-                    new.append(data)
-    disk.rename(draft, path)
-    disk.sync_folder(plan.settings.state)
+        columns = (
+            _column(tallies[0], inputs.read, input_offset, is_finished=base.finished),
+            _column(tallies[1], outputs.read, base.output_bytes, is_finished=base.finished),
+        )
+        for pair in zip(*columns, strict=True):
+            for side, crc in zip(sums, pair, strict=True):
+                side.append(crc)
+            if len(sums[0]) == _WRITTEN_ENTRIES:
+                table.append(interleaved(*sums))
+                sums = array("I"), array("I")
+        table.append(interleaved(*sums))
+    return tallies
 
 
-def entry_count(plan: Plan) -> int:
-    """How many entries the table has of the base's lines."""
-    lines = plan.base.lines
-    return -(-lines // BLOCK_LINES) if plan.base.finished else lines // BLOCK_LINES
-
-
-def cut_table(disk: Disk, plan: Plan) -> None:
-    """Forget the sums of lines that will be written again."""
-    path, length = plan.settings.state / CHECKSUMS_NAME, entry_count(plan) * ENTRY_BYTES
-    if disk.size(path) > length:
-        with disk.open(path, os.O_RDWR) as file:
-            file.cut(length)
-            file.sync()
+def _column(tally: Tally, read: Read, end: int, *, is_finished: bool) -> Iterator[int]:
+    """The sums of one side's blocks; the tally has the rest when all were taken."""
+    at = 0
+    while at < end and (data := read(min(_READ_BYTES, end - at), at)):
+        at += len(data)
+        tally.feed(data)
+        yield from tally.take_sums()
+    tally.end()
+    if is_finished:
+        tally.end_block()
+    yield from tally.take_sums()

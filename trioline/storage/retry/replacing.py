@@ -20,15 +20,14 @@ import attrs
 
 from trioline.errors import StorageError
 from trioline.storage.checkpoint import TAIL_BYTES, Checkpoint, CheckpointFile, unpack
-from trioline.storage.checksums import CHECKSUMS_NAME, Table, Tally, interleaved
+from trioline.storage.checksums import CHECKSUMS_NAME, Proof, Table, Tally, interleaved
+from trioline.storage.damage import damaged as damaged_job
 from trioline.storage.files import Disk, File
 from trioline.storage.new_file import NewFile
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import CHECKPOINT_NAME
 from trioline.storage.retry_files import RetryFiles, Swap, clear, damaged, read_swap, write_record
-from trioline.storage.verify.findings import Report
 from trioline.storage.verify.pieces import READ_BYTES, pieces
-from trioline.storage.verify.sides import Blocks, Side
 
 _COMPARED_BLOCKS = 1_024
 _MAX_LINE_BYTES = 1 << 31
@@ -56,15 +55,13 @@ def prepare_swap(
     with contextlib.ExitStack() as opened:
         output = _opened(disk, files.settings.output, opened)
         answers = _opened(disk, files.results, opened)
-        table = Table.open(disk, files.settings.state / CHECKSUMS_NAME)
-        if table is not None:
-            opened.callback(table.close)
+        table = _opened_table(disk, files, last, opened)
         with (
             NewFile(disk, new_output, like=old_output) as written,
             NewFile(disk, new_checksums, like=old_checksums) as sums,
         ):
             copy = _Copy(files.settings.output, last, table, written, sums)
-            lines = _lines(disk, files, answers, results)
+            lines = _lines(files, answers, results)
             replaced = _numbered(numbers, lines, files)
             copy.run(output, replaced, files.settings.placeholder)
             output_bytes = written.length
@@ -84,7 +81,9 @@ def prepare_swap(
         tail_crc=tail_crc,
         rejected_tail_bytes=rejected_tail_bytes,
         rejected_tail_crc=rejected_tail_crc,
-        output_crc=copy.open_crc,
+        rejected_crc=results.rejected_crc,
+        output_crc=copy.new.crc,
+        output_sums_crc=copy.new.sums_crc,
     )
     write_record(disk, files.swap, Swap(checkpoint=checkpoint.pack()))
 
@@ -145,18 +144,16 @@ class _Copy:
     """Copies an output line by line, and its table of checksums."""
 
     def __init__(
-        self, path: Path, last: Checkpoint, table: Table | None, written: NewFile, sums: NewFile
+        self, path: Path, last: Checkpoint, table: Table, written: NewFile, sums: NewFile
     ) -> None:
         self._path = path
         self._last = last
         self._table = table
         self._written = written
         self._sums = sums
-        self._old, self._new = Tally(), Tally()
+        self._old, self.new = Tally(), Tally()
         self._compared = 0
         """Blocks that are in the new table."""
-        self.open_crc = 0
-        """Of the last block of all, where it is not complete."""
 
     def run(self, output: File, replaced: Iterator[tuple[int, bytes]], placeholder: bytes) -> None:
         """Copy all of it, with ``replaced`` lines in the place of placeholders."""
@@ -174,7 +171,7 @@ class _Copy:
                     place = next(replaced, None)
                 data = b"\n".join(lines) + b"\n"
             self._old.feed(piece.data)
-            self._new.feed(data)
+            self.new.feed(data)
             self._written.append(data)
             if len(self._old.sums) >= _COMPARED_BLOCKS:
                 self._compare()
@@ -182,24 +179,18 @@ class _Copy:
             raise self._changed(
                 f"it has {self._old.line_count} lines where {self._last.line_count} were"
             )
-        self.open_crc = self._new.crc
         self._old.end_block()
-        self._new.end_block()
+        self.new.end_block()
         self._compare()
 
     def _compare(self) -> None:
         """Hold what was copied against the old table, and write the new one."""
-        count = len(self._old.sums)
-        inputs, outputs = array("I", bytes(4 * count)), array("I", bytes(4 * count))
-        entries = [] if self._table is None else self._table.read(self._compared, count)
-        for at, entry in enumerate(entries):
-            if entry.is_known:
-                if entry.output_crc != self._old.sums[at]:
-                    raise self._changed("its checksums do not hold")
-                inputs[at], outputs[at] = entry.input_crc, self._new.sums[at]
-        self._sums.append(interleaved(inputs, outputs))
-        self._compared += count
-        del self._old.sums[:], self._new.sums[:]
+        olds, news = self._old.take_sums(), self.new.take_sums()
+        entries = self._table.read(self._compared, len(olds))
+        if any(entry.output_crc != old for entry, old in zip(entries, olds, strict=True)):
+            raise self._changed("its checksums do not hold")
+        self._sums.append(interleaved(array("I", [entry.input_crc for entry in entries]), news))
+        self._compared += len(olds)
 
     def _changed(self, how: str) -> StorageError:
         return StorageError(
@@ -216,6 +207,18 @@ def _opened(disk: Disk, path: Path, opened: contextlib.ExitStack) -> File:
     return file
 
 
+def _opened_table(
+    disk: Disk, files: RetryFiles, last: Checkpoint, opened: contextlib.ExitStack
+) -> Table:
+    path = files.settings.state / CHECKSUMS_NAME
+    table = Table.open(disk, path)
+    if table is not None:
+        opened.callback(table.close)
+    if table is None or not all(table.holds(last)):
+        raise damaged_job(path, "is not what the job wrote", files.settings.output)
+    return table
+
+
 def _numbered(
     numbers: Numbers, lines: Iterator[bytes], files: RetryFiles
 ) -> Iterator[tuple[int, bytes]]:
@@ -225,29 +228,19 @@ def _numbered(
         yield number, line
 
 
-def _lines(disk: Disk, files: RetryFiles, file: File, results: Checkpoint) -> Iterator[bytes]:
+def _lines(files: RetryFiles, file: File, results: Checkpoint) -> Iterator[bytes]:
     """The results, in order; the error that they are not what was written may come behind them."""
-    table = Table.open(disk, files.results_state / CHECKSUMS_NAME)
-    report = Report(is_finished=True, line_count=results.line_count, rejected_count=0)
-    side = Side(
-        path=files.results,
-        read=file.read,
-        end=results.output_bytes,
-        marks=iter(()),
-        mark_text="",
-        entry_crc=lambda entry: entry.output_crc,
-        max_held_bytes=_MAX_LINE_BYTES,
-    )
-    with contextlib.ExitStack() as opened:
-        if table is not None:
-            opened.callback(table.close)
-        blocks = Blocks(side, table, results, report)
-        for piece in pieces(side.read, side.end, max_held_bytes=side.max_held_bytes):
-            blocks.take(piece)
-            yield from piece.lines()
-        blocks.end()
-    if not report.holds:
-        raise damaged(files, files.results, f"was changed: {report.findings[0].text[:-1]}")
+    tally = Tally()
+    end = results.output_bytes
+    for piece in pieces(file.read, end, max_held_bytes=_MAX_LINE_BYTES):
+        tally.feed(piece.data)
+        tally.take_sums()
+        yield from piece.lines()
+    tally.end()
+    tally.end_block()
+    tally.take_sums()
+    if not Proof.of_output(results).fits(tally):
+        raise damaged(files, files.results, "was changed: it is not what the retry wrote")
 
 
 def _copy(disk: Disk, path: Path, new: Path, length: int, *, like: Path) -> None:

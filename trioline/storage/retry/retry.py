@@ -182,8 +182,8 @@ def _check_all(disk: Disk, settings: JobSettings) -> None:
         StorageError: One of them was changed.
     """
     report = verify(find_subject(disk, settings), lambda _: (), files=disk.files)
-    if not report.holds:
-        first = report.findings[0]
+    first = next((finding for finding in report.findings if finding.is_damage), None)
+    if first is not None:
         raise StorageError(
             f"{first.text} Nothing was touched, and no line was run again: put the file back as it"
             f" was, or see what `trioline repair {shlex.quote(str(settings.output))}` can save.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import attrs
 
 MAX_FINDINGS = 20
@@ -20,6 +22,25 @@ class Finding:
     last_line: int | None = None
     byte: int | None = None
     """Where it is, or where its block begins."""
+    is_damage: bool = True
+    """Whether a file is other than it was; if not, that is only not proved."""
+
+
+T = TypeVar("T")
+
+
+class Few(Generic[T]):
+    """The first of many, and how many there are."""
+
+    def __init__(self) -> None:
+        self.first: list[T] = []
+        self.count = 0
+
+    def add(self, one: T) -> None:
+        """Take one up."""
+        self.count += 1
+        if len(self.first) < MAX_FINDINGS:
+            self.first.append(one)
 
 
 @attrs.define(kw_only=True)
@@ -34,8 +55,8 @@ class Report:
     input_lines: int = 0
     """Found in the part of the input that they answer."""
     output_lines: int = 0
-    unsummed_lines: int = 0
-    """Lines without checksums: only their number, and the output's JSON, could be looked at."""
+    is_proved: bool = False
+    """Whether input and output are, as a whole, what was read and written."""
     findings: list[Finding] = attrs.Factory(list)
     """The first ones."""
     finding_count: int = 0
@@ -50,3 +71,14 @@ class Report:
         self.finding_count += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
+
+    def add_many(self, few: Few[Finding]) -> None:
+        """Take up many of one kind."""
+        for finding in few.first:
+            self.add(finding)
+        self.finding_count += few.count - len(few.first)
+
+    def add_cause(self, finding: Finding) -> None:
+        """Take up what the others follow from, before them."""
+        self.finding_count += 1
+        self.findings = [finding, *self.findings][:MAX_FINDINGS]

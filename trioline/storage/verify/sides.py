@@ -8,9 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.checksums import BLOCK_LINES, UNKNOWN, Entry, Table, Tally
-from trioline.storage.verify.findings import Finding, Report
+from trioline.storage.checksums import BLOCK_LINES, ENTRY_BYTES, Entry, Proof, Table, Tally
+from trioline.storage.verify.findings import Few, Finding
 from trioline.storage.verify.marks import Mark
 from trioline.storage.verify.pieces import Piece, Read, pieces
 
@@ -27,13 +26,15 @@ class Side:
 
     path: Path
     read: Read
-    end: int
-    """How much of it counts, in bytes."""
+    proof: Proof
+    """What the checkpoint says of it."""
     marks: Iterator[Mark]
     """Lines that are known, in order."""
     mark_text: str
     """What is wrong where one is another."""
     entry_crc: Callable[[Entry], int]
+    entry_offset: int
+    """Where that is in an entry, in bytes."""
     max_held_bytes: int
     find_bad: FindBad | None = None
 
@@ -41,10 +42,13 @@ class Side:
 class Walk:
     """Looks at the pieces of one file."""
 
-    def __init__(self, side: Side, blocks: Blocks, report: Report) -> None:
+    def __init__(self, side: Side, blocks: Blocks) -> None:
+        self.misfits: Few[Finding] = Few()
+        """Lines that are not what is known of them."""
+        self.bad: Few[Finding] = Few()
+        """Lines that can be no result."""
         self._side = side
         self._blocks = blocks
-        self._report = report
         self._mark = next(side.marks, None)
         self._part = (0, 0)
         """Length and crc of a line that comes in parts."""
@@ -64,7 +68,7 @@ class Walk:
         if self._side.find_bad is not None:
             data = piece.data if piece.data.endswith(b"\n") else piece.data + b"\n"
             for place in self._side.find_bad(data):
-                self._add(piece.first + place, "is not valid JSON")
+                self.bad.add(self._at(piece.first + place, "is not valid JSON"))
 
     def end(self) -> None:
         """Compare what is left."""
@@ -78,37 +82,52 @@ class Walk:
             if self._mark is not None and self._mark.line == piece.first:
                 self._check_mark(*self._part)
             if self._side.find_bad is not None:
-                self._add(piece.first, "is longer than any result can be")
+                self.bad.add(self._at(piece.first, "is longer than any result can be"))
             self._part = (0, 0)
 
     def _check_mark(self, length: int, crc: int) -> None:
         assert self._mark is not None
         if not self._mark.fits(length, crc):
-            self._add(self._mark.line, self._side.mark_text)
+            self.misfits.add(self._at(self._mark.line, self._side.mark_text))
         self._mark = next(self._side.marks, None)
 
-    def _add(self, line: int, what: str) -> None:
+    def _at(self, line: int, what: str) -> Finding:
         byte = self._blocks.offset_of(line)
         text = f"{self._side.path}: line {line:,} (byte {byte:,}) {what}."
-        self._report.add(Finding(path=str(self._side.path), line=line, byte=byte, text=text))
+        return Finding(path=str(self._side.path), line=line, byte=byte, text=text)
+
+
+@attrs.frozen
+class Run:
+    """Blocks in a row whose sums are not those of the table."""
+
+    first: int
+    end: int
+    byte: int
+    """Where the first one begins in its file."""
 
 
 class Blocks:
     """Compares the sums of one file's blocks with what was recorded."""
 
-    def __init__(self, side: Side, table: Table | None, last: Checkpoint, report: Report) -> None:
+    def __init__(self, side: Side, table: Table | None) -> None:
         self.tally = Tally()
-        self.unsummed_lines = 0
+        self.is_whole = False
+        """Whether the file is what it was, as a whole; known after ``end``."""
+        self.runs: Few[Run] = Few()
+        """What differs; of a whole file: in the table."""
+        self.known_count = 0
+        """Blocks that the table has something of."""
         self._side = side
         self._table = table
-        self._last = last
-        self._report = report
         self._anchors: list[tuple[int, int]] = []
         """Line and byte of the pieces that have lines not compared yet."""
         self._compared = 0
         """Blocks compared."""
         self._bad: tuple[int, int] | None = None
-        """First block and byte of the blocks in a row that are others."""
+        """First block and byte of the blocks in a row that differ."""
+        if table is not None:
+            self.known_count = min(side.proof.block_count, table.size // ENTRY_BYTES)
 
     def take(self, piece: Piece) -> None:
         """Take the next piece."""
@@ -119,11 +138,55 @@ class Blocks:
             self._compare()
 
     def end(self) -> None:
-        """Compare what is left, with the last block."""
-        self.tally.end()
-        self.tally.end_block()
+        """Compare what is left, and the whole."""
+        proof, tally = self._side.proof, self.tally
+        tally.end()
+        if proof.is_finished:
+            tally.end_block()
         self._compare()
+        if not proof.is_finished and tally.line_count % BLOCK_LINES:
+            is_open_one = self._compared == proof.line_count // BLOCK_LINES
+            self._compare_block(tally.crc, proof.crc if is_open_one else None)
         self._end_bad(self._compared)
+        self.is_whole = proof.fits(tally)
+
+    def findings(self, *, is_table_good: bool) -> Few[Finding]:
+        """What there is to say of a file that is not what it was.
+
+        Args:
+            is_table_good: Whether the table has for this side what was written.
+        """
+        found: Few[Finding] = Few()
+        lines, path = self._side.proof.line_count, self._side.path
+        for run in self.runs.first:
+            found.add(self._finding_of(run, is_table_good=is_table_good))
+        found.count = self.runs.count
+        if self.known_count < self._side.proof.block_count:
+            first = self.known_count * BLOCK_LINES
+            text = f"{path} is not as it was: its lines {first:,} to {lines - 1:,} are not proved, "
+            text += "as the table of checksums has nothing of them."
+            found.add(Finding(path=str(path), line=first, last_line=lines - 1, text=text))
+        elif not found.count and self.tally.line_count == lines:
+            text = f"{path} is not as it was, and its table of checksums was changed with it: its "
+            text += f"lines 0 to {lines - 1:,} are not proved."
+            found.add(Finding(path=str(path), line=0, last_line=lines - 1, text=text))
+        return found
+
+    def _finding_of(self, run: Run, *, is_table_good: bool) -> Finding:
+        path = self._side.path
+        line = run.first * BLOCK_LINES
+        last_line = min(run.end * BLOCK_LINES, self._side.proof.line_count) - 1
+        text = f"{path}: lines {line:,} to {last_line:,} (from byte {run.byte:,} on) are not"
+        text += " as they were when the job wrote them"
+        if run.end - run.first > 1:
+            text += (
+                f": lines were changed, added or lost, the first one among the first {BLOCK_LINES}"
+            )
+        if not is_table_good:
+            text += ", unless it is their checksums that are damaged"
+        return Finding(
+            path=str(path), line=line, last_line=last_line, byte=run.byte, text=text + "."
+        )
 
     def offset_of(self, line: int) -> int:
         """The byte at which a line of the last pieces begins."""
@@ -132,7 +195,7 @@ class Blocks:
         if first < line:
             for piece in pieces(
                 lambda count, begin: self._side.read(count, offset + begin),
-                self._side.end - offset,
+                self._side.proof.length - offset,
                 max_held_bytes=_HELD_BYTES,
             ):
                 if first + piece.first + piece.count > line:
@@ -141,57 +204,28 @@ class Blocks:
         return offset
 
     def _compare(self) -> None:
-        sums = self.tally.sums
-        known = -(-self._last.line_count // BLOCK_LINES)
-        count = max(0, min(len(sums), known - self._compared))
-        for crc, entry in zip(sums, self._entries(self._compared, count), strict=False):
-            self._compare_block(crc, entry)
-            self._compared += 1
-        del sums[:]
+        sums = self.tally.take_sums()
+        count = max(0, min(len(sums), self.known_count - self._compared))
+        entries = self._table.read(self._compared, count) if self._table is not None else []
+        for crc, entry in zip(sums, entries, strict=False):
+            self._compare_block(crc, self._side.entry_crc(entry))
+        if len(sums) > count:
+            self._end_bad(self._compared)
+            self._compared += len(sums) - count
         line = self._compared * BLOCK_LINES
         needed = max(
             (at for at, (first, _) in enumerate(self._anchors) if first <= line), default=0
         )
         del self._anchors[:needed]
 
-    def _compare_block(self, crc: int, entry: Entry) -> None:
-        if not entry.is_known:
-            begin = self._compared * BLOCK_LINES
-            self.unsummed_lines += min(BLOCK_LINES, self._last.line_count - begin)
-        if not entry.is_known or self._side.entry_crc(entry) == crc:
+    def _compare_block(self, crc: int, known: int | None) -> None:
+        if known == crc:
             self._end_bad(self._compared)
         elif self._bad is None:
             self._bad = self._compared, self.offset_of(self._compared * BLOCK_LINES)
-
-    def _entries(self, first: int, count: int) -> list[Entry]:
-        """What was recorded of blocks; of the last one the checkpoint knows, before the end."""
-        if count <= 0:
-            return []
-        last = self._last
-        entries = [UNKNOWN] * count if self._table is None else self._table.read(first, count)
-        is_open = last.line_count % BLOCK_LINES and not last.finished
-        if is_open and first + count == last.line_count // BLOCK_LINES + 1:
-            sums = Entry(last.input_crc, last.output_crc)
-            entries[-1] = sums if last.is_block_known else UNKNOWN
-        return entries
+        self._compared += 1
 
     def _end_bad(self, end: int) -> None:
-        if self._bad is None:
-            return
-        (first, byte), self._bad = self._bad, None
-        line, last_line = first * BLOCK_LINES, min(end * BLOCK_LINES, self._last.line_count) - 1
-        text = f"{self._side.path}: lines {line:,} to {last_line:,} (from byte {byte:,} on) are not"
-        text += " as they were when the job wrote them"
-        if end - first > 1:
-            text += (
-                f": lines were changed, added or lost, the first one among the first {BLOCK_LINES}"
-            )
-        self._report.add(
-            Finding(
-                path=str(self._side.path),
-                line=line,
-                last_line=last_line,
-                byte=byte,
-                text=text + ".",
-            )
-        )
+        if self._bad is not None:
+            (first, byte), self._bad = self._bad, None
+            self.runs.add(Run(first, end, byte))

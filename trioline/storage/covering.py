@@ -1,0 +1,149 @@
+"""Keeps the table of checksums of a running job, see ``checksums``."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+
+import attrs
+
+from trioline.errors import StorageError
+from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.checksums import (
+    BLOCK_LINES,
+    CHECKSUMS_NAME,
+    ENTRY_BYTES,
+    Proof,
+    Read,
+    Table,
+    Tally,
+    crc_of,
+    run_through,
+)
+from trioline.storage.damage import damaged
+from trioline.storage.files import Disk, File, Stat
+
+
+class Checksums:
+    """Writes the table of a running job.
+
+    It opens what it needs when it needs it. Closing: its owner calls ``close``; it is idempotent.
+
+    Args:
+        folder: Of the job's state.
+        input_path: Read by a descriptor of its own: the job's source belongs to another thread.
+        output: Its path, for messages.
+        read_output: Reads the output.
+        read_rejected: Reads the rejected file.
+        given: The input that the job reads.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        folder: Path,
+        input_path: Path,
+        output: Path,
+        read_output: Read,
+        read_rejected: Read,
+        given: Stat,
+    ) -> None:
+        self._disk = disk
+        self._path = folder / CHECKSUMS_NAME
+        self._input_path = input_path
+        self._output = output
+        self._read_output = read_output
+        self._read_rejected = read_rejected
+        self._given = given
+        self._input: File | None = None
+        self._table: Table | None = None
+
+    def check(self, last: Checkpoint) -> None:
+        """Find a table that is not there, or not all of it; what it says is left to ``verify``.
+
+        Raises:
+            StorageError: It is damaged. Nothing was touched.
+        """
+        needed = Proof.of_output(last).block_count * ENTRY_BYTES
+        if self._disk.stat(self._path) is None:
+            raise damaged(self._path, "is missing", self._output)
+        size = self._disk.size(self._path)
+        if size < needed:
+            raise damaged(self._path, f"ends at byte {size}, but {needed} were safe", self._output)
+
+    def cover(self, last: Checkpoint, new: Checkpoint) -> Checkpoint:
+        """Put what was done between two checkpoints into the table, and sync it.
+
+        Returns:
+            ``new`` with the sums.
+
+        Raises:
+            DiskFull: The same call may be repeated.
+            StorageError: Input or output are not what they were.
+        """
+        lines = new.line_count
+        inputs = Tally(last.line_count, last.input_crc, last.input_sums_crc)
+        outputs = Tally(last.line_count, last.output_crc, last.output_sums_crc)
+        if lines > last.line_count or new.finished:
+            read_input = self._opened_input().read
+            run_through(inputs, read_input, last.input_offset, new.input_offset)
+            run_through(outputs, self._read_output, last.output_bytes, new.output_bytes)
+            for tally, path in ((inputs, self._input_path), (outputs, self._output)):
+                if tally.line_count != lines:
+                    raise _changed(path, last.line_count, tally.line_count, lines)
+        if new.finished and not last.finished:  # a full disk may have it come twice
+            inputs.end_block()
+            outputs.end_block()
+        if inputs.sums:
+            first = last.line_count // BLOCK_LINES
+            self._write(first, inputs.take_sums(), outputs.take_sums())
+        return attrs.evolve(
+            new,
+            input_crc=inputs.crc,
+            output_crc=outputs.crc,
+            input_sums_crc=inputs.sums_crc,
+            output_sums_crc=outputs.sums_crc,
+            rejected_crc=crc_of(
+                self._read_rejected, last.rejected_bytes, new.rejected_bytes, last.rejected_crc
+            ),
+            assumed_first=last.assumed_first,
+            assumed_end=last.assumed_end,
+        )
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for file in (self._input, self._table):
+            if file is not None:
+                file.close()
+        self._input = self._table = None
+
+    def _write(self, first: int, inputs: array[int], outputs: array[int]) -> None:
+        if self._table is None:
+            self._table = Table(self._disk.open(self._path, os.O_RDWR))
+        self._table.write(first, inputs, outputs)
+        self._table.sync()
+
+    def _opened_input(self) -> File:
+        if self._input is None:
+            self._input = self._disk.open(self._input_path, os.O_RDONLY)
+            if not self._input.stat().is_same(self._given):
+                raise replaced(self._input_path)
+        return self._input
+
+
+def replaced(path: Path) -> StorageError:
+    """The error for an input that is no longer the file that the job began to read."""
+    return StorageError(
+        f"{path} was replaced or changed while the job began to read it. Put it back as it was,"
+        " then start the same command again.",
+        path,
+    )
+
+
+def _changed(path: Path, first: int, end: int, wanted: int) -> StorageError:
+    return StorageError(
+        f"{path} has changed while the job ran: from line {first} on it has {end - first} lines"
+        f" where {wanted - first} were. Put it back as it was, then start the same command again.",
+        path,
+    )
