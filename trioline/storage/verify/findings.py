@@ -63,8 +63,8 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether all is as it should be."""
-        return not self.finding_count
+        """Whether all is proved, and nothing is to be said against it."""
+        return self.is_proved and not self.finding_count
 
     def add(self, finding: Finding) -> None:
         """Take a finding up."""

@@ -148,7 +148,7 @@ class _Verification:
     def _check_not_replaced(self) -> None:
         subject = self._subject
         now = read_last(self._disk, subject.settings, subject.run)
-        if subject.last.finished and now.output_bytes != self._last.output_bytes:
+        if subject.last.finished and Proof.of_output(now) != Proof.of_output(self._last):
             raise UsageError(f"{subject.output} was just replaced by a retry: verify it again.")
 
     def rejected_file(self) -> None:
