@@ -24,12 +24,14 @@ from pathlib import Path
 
 import committer
 import pytest
-from processes import DEADLINE_SECONDS, Plain, Serve, numbers, serving, wait_until
+from processes import DEADLINE_SECONDS, ROOT, Plain, Serve, numbers, serving, wait_until
 
 from trioline.config import Fsync
 from trioline.storage import Job
 
 HERE = Path(__file__).parent
+IMPORTED = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+"""By the committer: the tree under test, wherever another one is installed."""
 KIB = 1024
 SYSTEM_CALLS = "pwrite64,fdatasync,fsync,ftruncate,mkdir,rename,unlink"
 """All that changes something; also the ones of a new job."""
@@ -136,7 +138,7 @@ def commit_alone(folder: Path, fsync: Fsync, count: int, *wrapper: str) -> tuple
     """Run the committer in a process; gives its code and what it said."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parent),
+        "PYTHONPATH": IMPORTED,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [*wrapper, sys.executable, str(HERE / "committer.py"), str(folder), fsync, str(count)]
@@ -268,7 +270,7 @@ def test_a_power_cut_loses_nothing_that_was_promised(
 
 def work_until_power_is_cut(disk: Path, said: Path, fsync: Fsync, rng: random.Random) -> list[str]:
     wanted = rng.randrange(1, 150)
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "PYTHONPATH": IMPORTED}
     command = [sys.executable, str(HERE / "committer.py"), str(disk), fsync, str(POWER_LINES)]
     with said.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.PIPE)
