@@ -6,7 +6,6 @@ results are put in their places: from then on there is only the way forward.
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +13,7 @@ from typing import TypeVar
 import attrs
 import msgspec
 
-from trioline.config import JobSettings
+from trioline.config import JobSettings, behind_links
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk
@@ -74,12 +73,7 @@ class RetryFiles:
         """The new files and whose places they take: output, rejected file, checksums."""
         state = self.settings.state
         places = [self.settings.output, self.settings.rejected, state / "checksums"]
-        return [(_beside(path), path) for path in map(_behind_links, places)]
-
-
-def _behind_links(path: Path) -> Path:
-    """The file itself: it is replaced, and a link to it stays one."""
-    return Path(os.path.realpath(path))
+        return [(_beside(path), path) for path in map(behind_links, places)]
 
 
 def _beside(path: Path) -> Path:
