@@ -282,7 +282,7 @@ def test_what_was_tried_costs_one_sync_under_always() -> None:
     calls: list[str] = []
     files.fail = lambda call, _path, _count: calls.append(call)
     job.commit([Tried(3, 1, b"x"), results(5, 6)])
-    assert calls == ["pwrite", "sync"]
+    assert calls == ["pwrite", "sync", "stat"]  # the last of the lock, before the answer
     job.close()
 
 
