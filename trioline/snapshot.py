@@ -40,6 +40,12 @@ class WorkerRow:
     connected_seconds: float
     note: str | None
     """The last text it sent with ``note``."""
+    draining: bool = False
+    """Whether it was told to finish what it holds and go home."""
+    aside_seconds: float | None = None
+    """For so long yet it gets no lines, its failures standing far out; None where it gets them."""
+    deadline_seconds: float | None = None
+    """Until it will be killed, as it said in its hello; None where it said nothing."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +55,8 @@ class Snapshot:
     job: str
     """The run's id."""
     state: str
-    """``running``, ``paused``, ``disk-full`` (waiting for room), ``draining`` or ``complete``."""
+    """``running``, ``paused``, ``halted`` (too many failures), ``disk-full`` (waiting for room),
+    ``draining`` or ``complete``."""
     total: int | None
     """Lines in the input; None until its end has been read."""
     written: int
@@ -78,3 +85,9 @@ class Snapshot:
     lease_timeout: float
     max_attempts: int
     paused: bool
+    halt: str | None = None
+    """Why the job is halted; None where it is not."""
+    hedged: int = 0
+    """Lines that a second worker has, too."""
+    hedge: float = 0.0
+    """A line that takes so many times as long as others is given out again; 0: none is."""

@@ -18,6 +18,7 @@ from trioline.wire.messages import (
     MAX_ID,
     Done,
     DoneLines,
+    Drain,
     Fail,
     Form,
     Get,
@@ -269,12 +270,14 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
         lease=st.none() | IDS,
     ),
     st.builds(Release, ids=st.none() | st.lists(IDS, max_size=5)),
+    st.builds(Drain, worker=TEXTS),
     st.builds(Note, text=TEXTS, id=st.none() | IDS),
     st.builds(
         Set,
         lease_timeout=st.none() | st.floats(0.001, 1e9),
         max_attempts=st.none() | st.integers(1, 1_000_000),
         paused=st.none() | st.booleans(),
+        hedge=st.none() | st.booleans() | st.floats(0, 1e6),
     ),
 )
 
@@ -301,7 +304,8 @@ def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
     fields=st.dictionaries(
         st.sampled_from(
             ["protocol", "worker", "detach", "deadline", "max", "wait", "form", "results", "first",
-             "count", "bytes", "id", "error", "retry", "delay", "lease", "ids", "text", "paused"]
+             "count", "bytes", "id", "error", "retry", "delay", "lease", "ids", "text", "paused",
+             "hedge"]
         ),
         JSON,
         max_size=5,

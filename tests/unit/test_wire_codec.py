@@ -22,6 +22,8 @@ from trioline.wire.messages import (
     Done,
     DoneLines,
     DoneReply,
+    Drain,
+    DrainReply,
     Extend,
     ExtendReply,
     Fail,
@@ -73,7 +75,9 @@ REQUESTS: list[Request] = [
     Note(text="", id=7),
     Status(),
     Set(),
-    Set(lease_timeout=1600.0, max_attempts=4, paused=False),
+    Set(lease_timeout=1600.0, max_attempts=4, paused=False, hedge=2.5),
+    Set(hedge=True),
+    Drain(worker="gpu-07"),
     Ping(),
     Bye(),
 ]
@@ -95,6 +99,17 @@ SNAPSHOT = Snapshot(
     workers=(
         WorkerRow(name="a", leased=1, done=2, failed=3, connected_seconds=4.5, note=None),
         WorkerRow(name="b", leased=0, done=0, failed=0, connected_seconds=0.0, note="hi"),
+        WorkerRow(
+            name="c",
+            leased=0,
+            done=0,
+            failed=9,
+            connected_seconds=0.0,
+            note=None,
+            draining=True,
+            aside_seconds=1.5,
+            deadline_seconds=-2.0,
+        ),
     ),
     connections=2,
     lease_timeout=900.0,
@@ -118,10 +133,12 @@ REPLIES: list[object] = [
     FailReply(state="rejected", attempt=3, max_attempts=3),
     ReleaseReply(released=2),
     ExtendReply(lease_timeout=900.0, lost=[7, 8]),
-    SetReply(lease_timeout=1600.0, max_attempts=3, paused=True),
+    SetReply(lease_timeout=1600.0, max_attempts=3, paused=True, hedge=2.0),
+    DrainReply(connections=1),
     Okay(),
     SNAPSHOT,
     attrs.evolve(SNAPSHOT, total=10, eta=1.5, head=None, workers=()),
+    attrs.evolve(SNAPSHOT, state="halted", halt="9 of 10 lines failed", hedged=2, hedge=2.0),
 ]
 
 GET_REPLIES: list[object] = [
@@ -138,6 +155,7 @@ GET_REPLIES: list[object] = [
     WorkLines(lease=12, lease_timeout=900.0, first=7, count=3, bytes=57, attempt=1),
     Retry(retry_in=1.0),
     Complete(),
+    Complete(reason="drain"),
 ]
 
 
@@ -198,6 +216,19 @@ def test_what_is_left_out_is_not_sent() -> None:
     assert codec.encode_request(Release()) == b'{"op":"release"}\n'
     assert codec.encode_request(Get()) == b'{"op":"get","max":1,"wait":0,"form":"items"}\n'
     assert json.loads(codec.encode_reply(SNAPSHOT))["total"] is None, "but null is, where it tells"
+
+
+def test_a_plain_complete_has_no_reason() -> None:
+    assert codec.encode_reply(Complete()) == b'{"ok":true,"status":"complete"}\n'
+    assert codec.encode_reply(Complete(reason="drain")).endswith(b',"reason":"drain"}\n')
+
+
+def test_hedge_is_a_number_or_a_switch() -> None:
+    for text, hedge in ((b"2", 2.0), (b"0", 0.0), (b"1e6", 1e6), (b"true", True), (b"null", None)):
+        request = read(b'{"op":"set","hedge":' + text + b"}")
+        assert isinstance(request, Set)
+        assert request.hedge == hedge
+        assert type(request.hedge) is type(hedge)
 
 
 def test_raw_lines_follow_their_message() -> None:
@@ -432,7 +463,9 @@ OPTIONAL_FIELDS: dict[str, dict[str, list[bytes]]] = {
         "lease_timeout": [*FLOATS, b"0", b"0.0009", b"1e10"],
         "max_attempts": [*INTS, b"0", b"1000001"],
         "paused": BOOLS,
+        "hedge": [b"-0.5", b"1000001", b'"2"', b"[]", b"{}"],
     },
+    '"op":"drain"': {"worker": [*TEXTS, b"null"]},
 }
 
 

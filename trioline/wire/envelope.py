@@ -15,6 +15,7 @@ from trioline.wire.messages import (
     Bye,
     Done,
     DoneLines,
+    Drain,
     Extend,
     Fail,
     Get,
@@ -29,7 +30,7 @@ from trioline.wire.messages import (
 
 REQUESTS: dict[str, type[Request]] = {
     kind.op: kind
-    for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Ping, Bye)
+    for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Drain, Ping, Bye)
 }
 """What each ``op`` is; ``done`` with ``count`` is ``DoneLines`` instead."""
 

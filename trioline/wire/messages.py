@@ -138,6 +138,15 @@ class Set:
     lease_timeout: Annotated[float, msgspec.Meta(ge=0.001, le=1e9)] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     paused: bool | None = None
+    hedge: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Drain:
+    """Tell every connection of a worker to finish what it holds and go home."""
+
+    op: ClassVar[str] = "drain"
+    worker: str
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +164,19 @@ class Bye:
 
 
 Request = (
-    Hello | Get | Done | DoneLines | Fail | Release | Extend | Note | Status | Set | Ping | Bye
+    Hello
+    | Get
+    | Done
+    | DoneLines
+    | Fail
+    | Release
+    | Extend
+    | Note
+    | Status
+    | Set
+    | Drain
+    | Ping
+    | Bye
 )
 
 
@@ -219,9 +240,10 @@ class Retry:
 
 @attrs.frozen(kw_only=True)
 class Complete:
-    """Every line has its result."""
+    """The worker can go home: every line has its result, or ``reason`` says why else."""
 
     status: Literal["complete"] = "complete"
+    reason: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -264,6 +286,14 @@ class SetReply:
     lease_timeout: float
     max_attempts: int
     paused: bool
+    hedge: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class DrainReply:
+    """How many connections were told."""
+
+    connections: int
 
 
 @attrs.frozen(kw_only=True)
