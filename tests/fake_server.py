@@ -91,6 +91,8 @@ class FakeServer:
         token: str | None = None,
     ) -> None:
         self.lines = lines
+        self.send_home: str | None = None
+        """The reason of the ``complete`` that every ``get`` is answered with from now on."""
         self.is_open = False
         """Whether more lines may come: no ``complete`` until it is False."""
         self.results: dict[int, list[bytes | str]] = defaultdict(list)
@@ -214,6 +216,8 @@ class FakeServer:
         ]
 
     def lease(self, request: Get, session: str) -> tuple[object, bytes] | None:
+        if self.send_home is not None:
+            return Complete(reason=self.send_home), b""
         free = self.free()
         if not free:
             over = not self.is_open and len(self.settled) == len(self.lines)

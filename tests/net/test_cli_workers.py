@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
+from fake_server import FakeServer
 from processes import (
     Finished,
     Plain,
@@ -21,6 +23,8 @@ from processes import (
     trioline,
     wait_until,
 )
+
+from trioline.cli import children
 
 COUNT = 60
 SQUARES = b"".join(b"%d\n" % number**2 for number in range(COUNT))
@@ -409,3 +413,28 @@ def test_a_complete_job_sends_workers_home(folder: Path) -> None:
         assert late.code == 0
         assert "0 lines done" in late.stderr
         assert serve.stop().code == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("drain", "drained before"), ("deadline", "its deadline is near")]
+)
+def test_a_worker_that_is_sent_home_says_why(reason: str, said: str, folder: Path) -> None:
+    with FakeServer([b"1"]) as server:
+        server.send_home = reason
+        finished = trioline("work", server.address, "functions:square", cwd=folder)
+    assert finished.code == 0
+    assert said in finished.stderr
+    assert "the job is complete" not in finished.stderr
+
+
+def test_the_others_work_on_where_one_process_is_sent_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LATE_SECONDS", 0.0)
+    sent_home = [sys.executable, "-c", f"exit({children.EXIT_SENT_HOME})"]
+    done = folder / "done"
+    other = ["/bin/sh", "-c", f"sleep 0.5; touch {done}; exit $1", "sh"]
+    assert trio.run(children.run_workers, [sent_home, [*other, "0"]], 0.0) == 0
+    assert done.exists()
+    assert trio.run(children.run_workers, [sent_home, [*other, "1"]], 0.0) == 1
+    assert trio.run(children.run_workers, [sent_home], 0.0) == 0

@@ -269,3 +269,18 @@ def test_no_thread_outlives_it() -> None:
     with FakeServer(numbers(3)) as server:
         square_all(server)
     assert threading.active_count() == before
+
+
+def test_sent_home_it_ends_and_hands_everything_in() -> None:
+    with FakeServer(numbers(3)) as server:
+        with Client(server.address, deadline=1900000000.0) as client:
+            for item in client:
+                client.done(item, item.data)
+                server.drop.append("done")
+                server.send_home = "deadline"
+            assert client.reason == "deadline"
+        assert server.results == {0: [b"0"]}
+        hello = server.log[0].request
+        assert isinstance(hello, Hello)
+        assert hello.deadline == 1900000000.0
+        assert server.log[-1].op == "bye"

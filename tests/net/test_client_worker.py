@@ -740,3 +740,98 @@ def test_wrong_arguments_are_said_at_once(backend: str, monkeypatch: pytest.Monk
 
     monkeypatch.delenv("TRIOLINE_ADDRESS", raising=False)
     run(backend, main)
+
+
+# --- sent home -----------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("reason", ["drain", "deadline"])
+@pytest.mark.parametrize("threads", [False, True])
+def test_sent_home_it_ends_what_was_begun_and_gives_the_rest_back(
+    backend: str, reason: str, threads: bool
+) -> None:
+    def answer(item: Item) -> int:
+        if item.id == 1:  # asks for more when it begins line 2
+            server.send_home = reason
+        if item.id == 2:
+            server.wait_for(lambda: server.count("release") == 1)
+            assert {3, 4}.isdisjoint(server.holder)
+        return item.id
+
+    async def answer_async(item: Item) -> int:
+        return await anyio.to_thread.run_sync(answer, item)
+
+    async def main() -> WorkerSummary:
+        function = answer if threads else answer_async
+        return await run_worker(function, server.address, batch=5, drain_seconds=0)
+
+    with FakeServer(numbers(8), lease_timeout=0.3) as server:
+        server.holder[7] = "someone else"
+        summary = run(backend, main)
+        (release,) = [each.request for each in server.log if isinstance(each.request, Release)]
+        assert release.ids == [3, 4]
+        assert server.results == {0: [b"0"], 1: [b"1"], 2: [b"2"]}
+        assert (summary.complete, summary.reason, summary.done) == (False, reason, 3)
+        assert (server.holder, server.log[-1].op) == ({7: "someone else"}, "bye")
+
+
+@both_backends
+def test_sent_home_it_hands_everything_in_also_to_a_server_that_was_away(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            server.send_home = "drain"
+            server.drop.append("done")
+            return 7
+
+        return await run_worker(answer, server.address)
+
+    with FakeServer(numbers(2)) as server:
+        summary = run(backend, main)
+        assert server.results == {0: [b"7"]}
+        assert (summary.reason, summary.done) == ("drain", 1)
+        assert server.connections == 2
+
+
+@both_backends
+def test_a_stop_cuts_a_drain_short(backend: str) -> None:
+    async def main() -> WorkerSummary:
+        stop = anyio.Event()
+
+        async def answer(item: Item) -> None:
+            server.send_home = "drain"
+            await wait_for(server, lambda: server.count("get") >= 2)
+            stop.set()
+            await anyio.sleep_forever()
+
+        return await run_worker(answer, server.address, batch=2, stop=stop, drain_seconds=0.05)
+
+    with FakeServer(numbers(3)) as server:
+        summary = run(backend, main)
+        assert (summary.complete, summary.reason, summary.done) == (False, "stop", 0)
+        assert (server.holder, server.log[-1].op) == ({}, "bye")
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("deadline", "environment", "said"),
+    [
+        (None, "1893456000", 1893456000.0),
+        (1900000000.5, "1893456000", 1900000000.5),
+        (float("inf"), "1893456000", None),
+        (None, "tomorrow", None),
+        (None, "", None),
+    ],
+)
+def test_hello_says_when_the_worker_will_be_killed(
+    backend: str,
+    deadline: float | None,
+    environment: str,
+    said: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", environment)
+    with FakeServer([]) as server:
+        run(backend, functools.partial(run_worker, square, server.address, deadline=deadline))
+        (hello,) = [each.request for each in server.log if isinstance(each.request, Hello)]
+        assert hello.deadline == said

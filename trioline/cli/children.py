@@ -14,6 +14,8 @@ from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
 
 log = logging.getLogger("trioline.cli")
 
+EXIT_SENT_HOME = 5
+"""Of such a worker only: the server sent it home, and the job goes on without it."""
 RESTART_SECONDS = 1.0
 """Before a killed worker is started anew: what killed it may need a moment."""
 LATE_SECONDS = 5.0
@@ -24,14 +26,24 @@ END_SECONDS = 3.0
 
 def worker_command(address: str, arguments: Sequence[str], name: str) -> list[str]:
     """The command of one worker process."""
-    return [sys.executable, "-m", "trioline", "work", address, *arguments, "--name", name]
+    return [
+        sys.executable,
+        "-m",
+        "trioline",
+        "work",
+        address,
+        *arguments,
+        "--child",
+        "--name",
+        name,
+    ]
 
 
 async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:
     """Run worker processes until all have ended.
 
-    A worker that was killed (out of memory, say) is started anew; one that ended by itself is not.
-    When one has seen the job's end, the others have a moment to see it, too.
+    A worker that was killed (out of memory, say) is started anew; one that ended by itself is not,
+    sent home or done. When one has seen the job's end, the others have a moment to see it, too.
 
     Returns:
         0 where all ended well, else the first other exit code.
@@ -57,7 +69,7 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
     async with trio.open_nursery() as nursery:
         for command in commands:
             nursery.start_soon(keep_running, command, nursery.cancel_scope)
-    return next((code for code in codes if code), EXIT_DONE)
+    return next((code for code in codes if code not in (EXIT_DONE, EXIT_SENT_HOME)), EXIT_DONE)
 
 
 async def run_until_signal(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from trioline.cli.deadline import Deadline
 from trioline.config import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -250,6 +251,13 @@ work_options = _stack(
         "--batch",
         type=click.IntRange(1, MAX_BATCH),
         help="Lines leased at a time.  [default: about a second of work]",
+    ),
+    click.option(
+        "--deadline",
+        metavar="WHEN",
+        type=Deadline(),
+        help="When this worker will be killed: Unix time, ISO time, or from now, as in 2h30m.  "
+        "[default: SLURM_JOB_END_TIME]",
     ),
     click.option("--many", is_flag=True, help="FUNCTION takes a list of items and returns a list."),
 )

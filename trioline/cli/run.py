@@ -96,6 +96,10 @@ def _run(options: dict[str, Any], serve: Serve) -> int:
     code = serve(service, workers.run)
     if workers.failed and workers.is_complete:
         raise TriolineError("A worker failed although the job is complete: see what it said.")
+    if workers.is_sent_home:
+        raise TriolineError(
+            "All workers were sent home before the job was done; the same command goes on."
+        )
     if workers.failed:
         raise TriolineError(
             f"All workers ended before the job did (exit code {workers.failed}); "
@@ -114,6 +118,8 @@ class Workers:
     """The exit code with which they ended before the job did, or in spite of it; else 0."""
     is_complete: bool = False
     """Whether the job was when they ended."""
+    is_sent_home: bool = False
+    """Whether they ended well before the job did: drained, or near their deadline."""
 
     async def run(self, server: Server, addresses: Sequence[Address]) -> None:
         """Run them; when they have ended, there is nothing left to serve for."""
@@ -127,6 +133,7 @@ class Workers:
         self.is_complete = server.snapshot().state == "complete"
         if not self.is_complete:
             self.failed = code or EXIT_OTHER
+            self.is_sent_home = code == EXIT_DONE
         elif code == EXIT_OTHER:  # it said why: its answers may be wrong
             self.failed = code
         server.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import click
 import trio
 
 from trioline.cli import logs
-from trioline.cli.children import run_until_signal, worker_command
+from trioline.cli.children import EXIT_SENT_HOME, run_until_signal, worker_command
 from trioline.cli.functions import load_function
 from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
 from trioline.cli.options import (
@@ -71,15 +72,19 @@ log = logging.getLogger("trioline.cli")
 )
 @log_format_option
 @click.option("--quiet", is_flag=True, help="No summary: only what is wrong.")
+@click.option("--child", is_flag=True, hidden=True)
 def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
     """Work on the lines of the server at ADDRESS, until the job is complete.
+
+    Before that it goes home when it is told to (trioline drain) or when its deadline is near.
 
     ADDRESS: host:port, tcp://…, unix:PATH or @FILE; TRIOLINE_ADDRESS where it is left out.
 
     MODULE:FUNCTION is called with an Item (id, data, line, raw, attempt) and returns the result.
     It may be async; if not, it is called in threads. An exception is a failed attempt, no more.
 
-    Exit codes: 0 the job is complete, 4 ended by a signal, 2 usage, 1 anything else.
+    Exit codes: 0 the job is complete or this worker was sent home, 4 ended by a signal, 2 usage,
+    1 anything else.
     """
     logs.set_up(options["log_format"], quiet=options["quiet"])
     address, function_name = _find_targets(targets, options)
@@ -121,12 +126,15 @@ class Work:
     batch: int | None
     many: bool
     text: bool
+    deadline: float | None
     name: str | None
     token_file: Path | None
     give_up_seconds: float
     drain_seconds: float
     log_format: str
     quiet: bool
+    is_child: bool
+    """Whether another trioline started it, which must know whether the job is over."""
 
     @classmethod
     def from_options(cls, address: str, function_name: str | None, options: dict[str, Any]) -> Work:
@@ -152,12 +160,14 @@ class Work:
             batch=options["batch"],
             many=options["many"],
             text=options["text"],
+            deadline=options["deadline"],
             name=options["name"],
             token_file=options["token_file"],
             give_up_seconds=options["give_up"],
             drain_seconds=options["worker_drain"],
             log_format=options["log_format"],
             quiet=options["quiet"],
+            is_child=options.get("child", False),
         )
 
     def load(self) -> None:
@@ -176,6 +186,7 @@ class Work:
             "--each": self.each_command,
             "--concurrency": self.concurrency,
             "--batch": self.batch,
+            "--deadline": None if self.deadline is None else _deadline_text(self.deadline),
             "--token-file": self.token_file,
             "--give-up": self.give_up_seconds,
             "--drain": self.drain_seconds,
@@ -199,6 +210,7 @@ class Work:
                 many=many,
                 text=self.text,
                 name=self.name,
+                deadline=self.deadline,
                 token=read_token(self.token_file),
                 stop=stop,
                 drain_seconds=self.drain_seconds,
@@ -206,7 +218,10 @@ class Work:
             )
             tasks.cancel_scope.cancel()
         _say_summary(summary)
-        return EXIT_DONE if summary.complete else EXIT_STOPPED
+        if summary.reason == "stop":
+            return EXIT_STOPPED
+        is_over = summary.complete or not self.is_child
+        return EXIT_DONE if is_over else EXIT_SENT_HOME
 
     @asynccontextmanager
     async def _function(self) -> AsyncIterator[tuple[Callable[..., Any], bool]]:
@@ -238,9 +253,21 @@ async def _run_processes(work: Work, count: int) -> int:
     return await run_until_signal(commands, work.drain_seconds)
 
 
+_SENT_HOME = "the server sent this worker home before the end of the job"
+_ENDS: dict[str | None, str] = {
+    "stop": "stopped before the end of the job",
+    "drain": "drained before the end of the job, as the server was asked to",
+    "deadline": "left before the end of the job, as its deadline is near",
+}
+
+
+def _deadline_text(deadline: float) -> str:
+    return "none" if math.isinf(deadline) else f"{deadline:.3f}"
+
+
 def _say_summary(summary: WorkerSummary) -> None:
     failed = f", {summary.failed:,} attempts failed" if summary.failed else ""
-    end = "the job is complete" if summary.complete else "stopped before the end of the job"
+    end = "the job is complete" if summary.complete else _ENDS.get(summary.reason, _SENT_HOME)
     log.info(
         "%s lines done%s in %s; %s.", f"{summary.done:,}", failed, duration(summary.seconds), end
     )

@@ -23,7 +23,13 @@ from trioline.client.link import Link, Message
 from trioline.client.outbox import Outbox, Parcel
 from trioline.client.pace import Pace
 from trioline.client.pipeline import Answer, Pending, decode_get, decoder
-from trioline.client.reach import address_text, find_token, parse_address, worker_name
+from trioline.client.reach import (
+    address_text,
+    find_deadline,
+    find_token,
+    parse_address,
+    worker_name,
+)
 from trioline.client.tether import Tether
 from trioline.config import Address
 from trioline.errors import ConnectionLost, RequestRefused, UsageError
@@ -67,7 +73,8 @@ LEAVE_SECONDS = 5.0
 class Client:
     """Takes lines and hands results in, from one thread or several.
 
-    Iterating gives items until the job is complete, and waits where there are none. A thread of its
+    Iterating gives items until the job is complete or the server sends this worker home (then
+    ``reason`` says why: ``drain`` or ``deadline``), and waits where there are none. A thread of its
     own renews the leases, so that a long computation does not lose them. A lost connection is made
     again and unanswered results are sent again.
 
@@ -77,7 +84,7 @@ class Client:
         name: For status and logs; None for ``host:pid``.
         batch: Lines to lease at a time; None to adapt: about a second of work.
         text: ``str`` and ``bytes`` results are output lines as they are (jobs with ``--text``).
-        deadline: When this worker will be killed, in Unix time.
+        deadline: See ``connect``; near it the server sends this worker home.
         stage: The stage to work for; None for the only or first one.
         reconnect_seconds: How long to try for a connection, at the start as after a loss.
 
@@ -104,7 +111,9 @@ class Client:
             raise UsageError(f"batch is {batch}; it must be at least 1.")
         target = address_text(address)
         parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
-        hello = Hello(worker=worker_name(name), token=find_token(token), deadline=deadline)
+        hello = Hello(
+            worker=worker_name(name), token=find_token(token), deadline=find_deadline(deadline)
+        )
         self._text = text
         self._stage = stage
         self._hand = Hand()
@@ -122,6 +131,7 @@ class Client:
         self._is_closing = False
         self._renewer = threading.Thread(target=self._renew, name="trioline renewer", daemon=True)
         self._is_complete = False
+        self.reason: str | None = None
         self._lease_timeout = 900.0
         self._max_result_bytes = 0
         self._sent_at = time.monotonic()
@@ -158,7 +168,7 @@ class Client:
     # --- lines --------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Item]:
-        """Give lines to work on, one by one, until the job is complete.
+        """Give lines to work on, one by one, until the job is complete or this worker is sent home.
 
         Raises:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
@@ -172,7 +182,7 @@ class Client:
                 return
 
     def batches(self, size: int) -> Iterator[list[Item]]:
-        """Give lines to work on, up to ``size`` at a time, until the job is complete.
+        """Give lines to work on, up to ``size`` at a time, as iterating does.
 
         Raises:
             ConnectionLost, RequestRefused: As iterating.
@@ -291,10 +301,10 @@ class Client:
                 self._wake.set()  # nobody else may be about to send
 
     def _fetch(self, at_least: int) -> bool:
-        """Have lines queued; False when the job is complete."""
+        """Have lines queued; False when there will be no more."""
         with self._fetching:  # one thread fetches for all
             while not self._hand.queued:
-                if self._is_complete:
+                if self._is_complete or self.reason is not None:
                     return False
                 link = self._tether.link
                 try:
@@ -323,7 +333,8 @@ class Client:
             self._hand.put(reply)
             self._leased_count, self._leased_at = reply.count, time.monotonic()
         elif isinstance(reply, Complete):
-            self._is_complete = True
+            self.reason = reply.reason
+            self._is_complete = reply.reason is None
         elif link.sent_count == sent_count and time.monotonic() - now < GET_WAIT_SECONDS:
             # Not one of our own requests has ended the wait: the server has its reason.
             time.sleep(min(max(reply.retry_in, 0.01), MAX_PAUSE_SECONDS))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
 import os
 import random
 import socket
@@ -13,6 +15,8 @@ from trioline.errors import ErrorCode, RequestRefused, UsageError
 
 ADDRESS_VARIABLE = "TRIOLINE_ADDRESS"
 TOKEN_VARIABLE = "TRIOLINE_TOKEN_FILE"
+DEADLINE_VARIABLE = "SLURM_JOB_END_TIME"
+"""Set by Slurm in every job: when the job will be killed, in Unix time."""
 
 CONNECT_SECONDS = 10.0
 """For a connection and for the reply to its hello, each: a dead host answers neither."""
@@ -55,6 +59,18 @@ def parse_address(address: str | Address) -> Address:
         UsageError: It is none, or its file cannot be read.
     """
     return address if isinstance(address, Address) else Address.parse(address)
+
+
+def find_deadline(deadline: float | None) -> float | None:
+    """Say when this worker will be killed, in Unix time; None where nobody knows.
+
+    Args:
+        deadline: None for what ``SLURM_JOB_END_TIME`` says, ``math.inf`` for never.
+    """
+    if deadline is None:
+        with contextlib.suppress(ValueError):  # another batch system may mean something else by it
+            deadline = float(os.environ.get(DEADLINE_VARIABLE, ""))
+    return deadline if deadline is not None and math.isfinite(deadline) else None
 
 
 def find_token(token: str | None) -> str | None:

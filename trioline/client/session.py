@@ -14,7 +14,7 @@ from trioline.client.channel import Channel, open_stream
 from trioline.client.item import encode_result, failure_of
 from trioline.client.outbox import result_row
 from trioline.client.pipeline import Answer, decode_get, decoder
-from trioline.client.reach import address_text, find_token, parse_address
+from trioline.client.reach import address_text, find_deadline, find_token, parse_address
 from trioline.config import Address
 from trioline.errors import LocalProtocolError
 from trioline.snapshot import Snapshot
@@ -61,7 +61,8 @@ async def connect(
         token: The server's token; None for what ``TRIOLINE_TOKEN_FILE`` holds, if it is set.
         worker: A name for status and logs; None for the connection's address.
         detach: Leases outlive the connection.
-        deadline: When this worker will be killed, in Unix time; None where that is not known.
+        deadline: When this worker will be killed, in Unix time; None for the environment's
+            ``SLURM_JOB_END_TIME``, if it is there, ``math.inf`` for never.
         session: ``hello.session`` of a connection that was lost, to take its leases up again.
 
     Raises:
@@ -76,7 +77,11 @@ async def connect(
     **Closing**: leaving the body closes the connection, once and for all.
     """
     hello = Hello(
-        worker=worker, token=find_token(token), detach=detach, deadline=deadline, session=session
+        worker=worker,
+        token=find_token(token),
+        detach=detach,
+        deadline=find_deadline(deadline),
+        session=session,
     )
     target = parse_address(address_text(address))
     stream = await open_stream(target)

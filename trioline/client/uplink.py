@@ -26,7 +26,7 @@ class Uplink:
         address: Parsed anew at each attempt: an address file may name a server that has moved.
         token: What the server asks for, or None.
         worker: A name for status and logs.
-        deadline: When this worker will be killed, in Unix time.
+        deadline: See ``connect``.
         reconnect_seconds: How long to try for a connection before giving up.
     """
 

@@ -28,7 +28,12 @@ from trioline.client.hand import Hand
 from trioline.client.lease import Lease
 from trioline.client.pace import Pace
 from trioline.client.pipeline import Answer, Pending, decode_get
-from trioline.client.reach import address_text, find_token, parse_address, worker_name
+from trioline.client.reach import (
+    address_text,
+    find_token,
+    parse_address,
+    worker_name,
+)
 from trioline.client.session import Session
 from trioline.client.uplink import Uplink
 from trioline.client.wakeup import Wakeup
@@ -66,7 +71,10 @@ class WorkerSummary:
     """What a worker has done when it is over."""
 
     complete: bool
-    """Whether the job is over; False after a stop."""
+    """Whether the job is over; False where the worker left before that."""
+    reason: str | None
+    """Why it left before the job was over: ``drain`` or ``deadline`` (or a newer server's word)
+    where the server sent it home, ``stop`` after a stop; None where the job is over."""
     done: int
     """Results of this worker that count."""
     failed: int
@@ -94,7 +102,7 @@ async def run_worker(
     drain_seconds: float = 5.0,
     reconnect_seconds: float = 60.0,
 ) -> WorkerSummary:
-    """Work on a server's lines until the job is complete.
+    """Work on a server's lines until the job is complete, or the server sends the worker home.
 
     Runs under trio and asyncio. An exception of ``function`` is a failed attempt at its line and
     nothing more. A lost connection is made again, work in hand goes on meanwhile, and results are
@@ -111,7 +119,7 @@ async def run_worker(
         text: ``str`` and ``bytes`` results are output lines as they are (jobs with ``--text``).
         name: For status and logs; None for ``host:pid``.
         token: See ``connect``.
-        deadline: When this worker will be killed, in Unix time.
+        deadline: See ``connect``; near it the server sends this worker home.
         stage: The stage to work for; None for the only or first one.
         stop: Once it is set, nothing new is begun, lines that were not begun go back at once, and
             what is running has ``drain_seconds`` to end.
@@ -120,7 +128,7 @@ async def run_worker(
         reconnect_seconds: How long to try for a connection, at the start as after a loss.
 
     Returns:
-        What was done; ``complete`` tells whether the job is over.
+        What was done; ``complete`` tells whether the job is over, ``reason`` why else it ended.
 
     Raises:
         ConnectionLost: There was no connection for ``reconnect_seconds``.
@@ -172,6 +180,7 @@ class _Worker:
         self._chores = consumer.given_back
         self._services = anyio.CancelScope()
         self._is_complete = False
+        self._reason: str | None = None
         self._is_stopping = False
         self._is_get_lost = False
         self._fatal: TriolineError | None = None
@@ -186,13 +195,15 @@ class _Worker:
                 services.start_soon(self._delivery.run, name="trioline sender")
                 services.start_soon(self._renew, name="trioline renewer")
                 await self._work(concurrency, stop, drain_seconds)
-                await self._flush()
+                if self._is_complete or self._is_stopping:
+                    await self._flush()
                 self._services.cancel()
         if self._fatal is not None:
             raise self._fatal
         outbox = self._delivery.outbox
         return WorkerSummary(
             complete=self._is_complete,
+            reason="stop" if self._is_stopping and not self._is_complete else self._reason,
             done=outbox.accepted,
             failed=outbox.failed,
             duplicate=outbox.duplicate,
@@ -201,7 +212,7 @@ class _Worker:
         )
 
     async def _work(self, concurrency: int, stop: StopEvent | None, drain_seconds: float) -> None:
-        """Run the consumers until the job is complete or the stop has been drained."""
+        """Run the consumers until the job is complete, or what was begun has been drained."""
         fetching = anyio.CancelScope()
         try:
             async with anyio.create_task_group() as work:
@@ -211,6 +222,10 @@ class _Worker:
                     work.start_soon(self._watch, stop, fetching, name="trioline stop")
                 with fetching:
                     await self._fetch()
+                    if self._reason is not None:
+                        # What was begun may take its time, and only a stop cuts that short.
+                        await self._drain(math.inf)
+                        await self._delivery.wait_empty()
                 if self._is_stopping:
                     await self._drain(drain_seconds)
                 # At the job's end every line has its result: what still runs is of no use.
@@ -254,8 +269,8 @@ class _Worker:
     # --- lines --------------------------------------------------------------------------------
 
     async def _fetch(self) -> None:
-        """Keep enough lines in hand until the job is complete."""
-        while not self._is_complete:
+        """Keep enough lines in hand until the job is complete or the server sends us home."""
+        while not self._is_complete and self._reason is None:
             wanted = self._pace.wanted(idle=self._consumer.idle, queued=self._hand.queued)
             if wanted:
                 session = await self._uplink.wait_session()
@@ -292,7 +307,8 @@ class _Worker:
             await self._refused(refusal)
             return
         if isinstance(reply, Complete):
-            self._is_complete = True
+            self._reason = reply.reason
+            self._is_complete = reply.reason is None
         # Where nothing else was asked, and the time is not over, the server has its own reason to
         # say so: come back when it says.
         is_early = anyio.current_time() - asked_at < GET_WAIT_SECONDS
@@ -329,7 +345,9 @@ class _Worker:
                 continue
             except RequestRefused as refusal:
                 logger.warning("The server refused to extend, release or note: %s", refusal)
-            self._delivery.ring()  # results of a thread whose present line takes long
+            # Where a function's present line takes long: results and hunger of those before it.
+            self._delivery.ring()
+            self._consumer.hungry.ring()
             with anyio.move_on_after(min(TICK_SECONDS, timeout / 6)):
                 await self._chores.wait()
 
