@@ -106,6 +106,8 @@ class FakeServer:
         self.gates: dict[str, threading.Event] = {}
         self.bad_results: set[bytes] = set()
         self.known_sessions: set[str] = set()
+        self.lost: set[int] = set()
+        """To be named as lost in the next reply to ``extend``, besides those taken away."""
         self.lease_timeout = lease_timeout
         self.max_attempts = max_attempts
         self.max_batch = max_batch
@@ -400,6 +402,8 @@ class _Peer:
             case Extend():
                 lost = self.held_ever - set(self._held()) - server.settled
                 self.held_ever -= lost
+                lost |= server.lost
+                server.lost.clear()
                 return ExtendReply(lease_timeout=server.lease_timeout, lost=sorted(lost))
             case Bye():
                 for number in self._held():

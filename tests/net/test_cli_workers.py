@@ -438,3 +438,20 @@ def test_the_others_work_on_where_one_process_is_sent_home(
     assert done.exists()
     assert trio.run(children.run_workers, [sent_home, [*other, "1"]], 0.0) == 1
     assert trio.run(children.run_workers, [sent_home], 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("functions:slow",), "no result within 0.3 seconds"),
+        (("functions:slow_async",), "no result within 0.3 seconds"),
+        (("--each", "exec sleep 60"), "no result within 0.3 seconds"),
+        (("--exec", "exec sleep 60"), "the command printed nothing for 0.3 seconds"),
+    ],
+)
+def test_work_that_hangs(arguments: tuple[str, ...], error: str, folder: Path) -> None:
+    with FakeServer([b"1"], max_attempts=2) as server:
+        finished = trioline("work", server.address, *arguments, "--timeout", "0.3", cwd=folder)
+        assert finished.code == 0
+        assert len(server.results[0]) == 2
+        assert all(error in str(result) for result in server.results[0])

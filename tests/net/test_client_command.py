@@ -367,3 +367,26 @@ def test_each_kills_what_is_cancelled(backend: str, tmp_path: Path) -> None:
     run(backend, main)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@both_backends
+def test_each_process_of_a_lost_line_is_ended(backend: str, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    command = f"[ $TRIOLINE_ID = 0 ] && echo $$ >{begun}.new && mv {begun}.new {begun} && sleep 60"
+
+    def lose_line() -> None:
+        wait_until(begun.exists, "the process")
+        server.settle([(0, b'"theirs"')])
+        server.lost.add(0)
+
+    async def main() -> WorkerSummary:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, lose_line)
+            return await each_work(server, command + "; cat")
+        raise AssertionError("unreachable")
+
+    with FakeServer([b"0", b"1"], lease_timeout=0.3) as server:
+        summary = run(backend, main)
+        assert server.results == {0: [b'"theirs"'], 1: [b"1"]}
+        assert (summary.done, summary.failed) == (1, 0)
+        assert is_gone(int(begun.read_text()))

@@ -15,6 +15,7 @@ from backends import both_backends, run
 from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
 
 from trioline.client.item import GiveBack, Item, Raw, Reject
+from trioline.client.pace import renewal_seconds
 from trioline.client.worker import WorkerSummary, run_worker
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
 from trioline.wire.codec import encode_reply
@@ -835,3 +836,147 @@ def test_hello_says_when_the_worker_will_be_killed(
         run(backend, functools.partial(run_worker, square, server.address, deadline=deadline))
         (hello,) = [each.request for each in server.log if isinstance(each.request, Hello)]
         assert hello.deadline == said
+
+
+# --- lines that another worker answered ----------------------------------------------------------
+
+
+def answered_by_another(server: FakeServer, number: int) -> None:
+    """Another worker answers a line, as a hedged copy does: its holder hears of it as lost."""
+    server.settle([(number, b'"theirs"')])
+    server.lost.add(number)
+
+
+@both_backends
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_call_for_a_lost_line_is_cancelled_and_reports_nothing(
+    backend: str, swallows: bool
+) -> None:
+    cancelled: list[int] = []
+
+    async def main() -> WorkerSummary:
+        async def answer(item: Item) -> int:
+            if item.id == 1:
+                answered_by_another(server, 1)
+                try:
+                    await anyio.sleep_forever()
+                except BaseException:
+                    cancelled.append(item.id)
+                    if swallows:
+                        raise RuntimeError("not as planned") from None
+                    raise
+            if item.id == 0:
+                await wait_for(server, lambda: 1 in server.settled and not server.lost)
+            return item.id
+
+        return await run_worker(answer, server.address, concurrency=2)
+
+    with FakeServer(numbers(4), lease_timeout=0.3) as server:
+        summary = run(backend, main)
+        assert cancelled == [1]
+        assert server.results == {0: [b"0"], 1: [b'"theirs"'], 2: [b"2"], 3: [b"3"]}
+        assert (summary.done, summary.failed, summary.duplicate) == (3, 0, 0)
+
+
+@both_backends
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_thread_with_a_lost_line_goes_on_and_its_failure_does_not_count(
+    backend: str, fails: bool
+) -> None:
+    def answer(item: Item) -> int:
+        if item.id == 0:
+            answered_by_another(server, 0)
+            server.wait_for(lambda: not server.lost)
+            extended = server.count("extend")
+            server.wait_for(lambda: server.count("extend") > extended)
+            if fails:
+                raise RuntimeError("too late")
+        return item.id
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, batch=2)
+
+    with FakeServer(numbers(2), lease_timeout=0.3) as server:
+        summary = run(backend, main)
+        assert server.results == {0: [b'"theirs"'], 1: [b"1"]}
+        assert (summary.done, summary.failed, summary.duplicate) == (1, 0, 0 if fails else 1)
+
+
+def test_a_long_lease_is_asked_about_every_ten_seconds() -> None:
+    assert renewal_seconds(900.0) == renewal_seconds(1e9) == 10.0
+    assert renewal_seconds(3.0) == 1.0
+
+
+# --- functions that hang -------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("many", [False, True])
+def test_an_async_call_that_takes_too_long_is_a_failed_attempt(backend: str, many: bool) -> None:
+    async def answer(item: Item) -> int:
+        if item.id == 1 and item.attempt == 1:
+            await anyio.sleep_forever()
+        return item.id
+
+    async def answer_many(items: list[Item]) -> list[int]:
+        return [await answer(item) for item in items]
+
+    async def main() -> WorkerSummary:
+        function = answer_many if many else answer
+        return await run_worker(function, server.address, many=many, batch=1, timeout=0.2)
+
+    with FakeServer(numbers(4)) as server:
+        summary = run(backend, main)
+        text = "no result within 0.2 seconds"
+        assert server.results == {0: [b"0"], 1: [text, b"1"], 2: [b"2"], 3: [b"3"]}
+        assert (summary.complete, summary.done, summary.failed) == (True, 4, 1)
+
+
+@both_backends
+def test_an_async_call_that_hides_its_timeout_failed_all_the_same(backend: str) -> None:
+    async def answer(item: Item) -> int:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if item.id == 0:
+                raise KeyError("hidden")
+            return 1  # noqa: B012 - it did answer
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, timeout=0.05)
+
+    with FakeServer(numbers(2), max_attempts=1) as server:
+        run(backend, main)
+        assert server.results == {0: ["no result within 0.05 seconds"], 1: [b"1"]}
+
+
+@both_backends
+@pytest.mark.parametrize("many", [False, True])
+def test_a_thread_that_hangs_is_a_failed_attempt_and_left_behind(backend: str, many: bool) -> None:
+    finish = threading.Event()
+
+    def answer(item: Item) -> int:
+        if item.id == 1 and item.attempt < 3:
+            finish.wait(DEADLINE_SECONDS)
+        return item.id
+
+    def answer_many(items: list[Item]) -> list[int]:
+        return [answer(item) for item in items]
+
+    async def main() -> WorkerSummary:
+        function = answer_many if many else answer
+        try:
+            return await run_worker(function, server.address, many=many, batch=1, timeout=0.1)
+        finally:
+            finish.set()  # asyncio itself waits for threads at its end
+
+    with FakeServer(numbers(4)) as server:
+        summary = run(backend, main)
+        text = "no result within 0.1 seconds"
+        assert server.results == {0: [b"0"], 1: [text, text, b"1"], 2: [b"2"], 3: [b"3"]}
+        assert (summary.complete, summary.done, summary.failed) == (True, 4, 2)
+
+
+def test_a_timeout_is_more_than_nothing() -> None:
+    with pytest.raises(UsageError, match="timeout is 0"):
+        anyio.run(functools.partial(run_worker, square, "localhost:1", timeout=0.0))

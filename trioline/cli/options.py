@@ -253,6 +253,12 @@ work_options = _stack(
         help="Lines leased at a time.  [default: about a second of work]",
     ),
     click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=Seconds(0.001, 1e9),
+        help="A line without a result for so long is a failed attempt.  [default: none]",
+    ),
+    click.option(
         "--deadline",
         metavar="WHEN",
         type=Deadline(),

@@ -126,6 +126,7 @@ class Work:
     batch: int | None
     many: bool
     text: bool
+    timeout_seconds: float | None
     deadline: float | None
     name: str | None
     token_file: Path | None
@@ -160,6 +161,7 @@ class Work:
             batch=options["batch"],
             many=options["many"],
             text=options["text"],
+            timeout_seconds=options["timeout"],
             deadline=options["deadline"],
             name=options["name"],
             token_file=options["token_file"],
@@ -186,6 +188,7 @@ class Work:
             "--each": self.each_command,
             "--concurrency": self.concurrency,
             "--batch": self.batch,
+            "--timeout": self.timeout_seconds,
             "--deadline": None if self.deadline is None else _deadline_text(self.deadline),
             "--token-file": self.token_file,
             "--give-up": self.give_up_seconds,
@@ -211,6 +214,8 @@ class Work:
                 text=self.text,
                 name=self.name,
                 deadline=self.deadline,
+                # A process that many lines were given to keeps the time for each by itself.
+                timeout=None if self.exec_command is not None else self.timeout_seconds,
                 token=read_token(self.token_file),
                 stop=stop,
                 drain_seconds=self.drain_seconds,
@@ -226,7 +231,9 @@ class Work:
     @asynccontextmanager
     async def _function(self) -> AsyncIterator[tuple[Callable[..., Any], bool]]:
         if self.exec_command is not None:
-            async with exec_function(self.exec_command) as answer_many:
+            async with exec_function(
+                self.exec_command, answer_seconds=self.timeout_seconds
+            ) as answer_many:
                 yield answer_many, True
         elif self.each_command is not None:
             async with each_function(self.each_command) as answer:

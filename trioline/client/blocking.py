@@ -21,7 +21,7 @@ from trioline.client.item import Failure, Item, Outcome, failure_of, outcome_of
 from trioline.client.lease import Lease
 from trioline.client.link import Link, Message
 from trioline.client.outbox import Outbox, Parcel
-from trioline.client.pace import Pace
+from trioline.client.pace import Pace, renewal_seconds
 from trioline.client.pipeline import Answer, Pending, decode_get, decoder
 from trioline.client.reach import (
     address_text,
@@ -368,7 +368,7 @@ class Client:
                 overdue = now - self._sent_at >= FLUSH_SECONDS
                 if self._outbox.has_returned or (self._outbox.waiting and overdue):
                     self._send_results(self._living_link())
-                if len(self._hand) and now >= renewed_at + self._lease_timeout / 3:
+                if len(self._hand) and now >= renewed_at + renewal_seconds(self._lease_timeout):
                     renewed_at = now
                     reply = self._tether.ask(Extend(), decoder(ExtendReply))
                     self._hand.drop(reply.lost)

@@ -40,6 +40,7 @@ class Consumer:
         concurrency: Calls at a time.
         many: Whether the function takes lists.
         text: Whether ``str`` results are lines as they are.
+        timeout_seconds: How long a call may take; None: for ever.
 
     Attributes:
         hungry: Rung when lines run short, and when nothing runs any more.
@@ -57,6 +58,7 @@ class Consumer:
         concurrency: int,
         many: bool,
         text: bool,
+        timeout_seconds: float | None,
     ) -> None:
         self.hungry = Wakeup()
         self.given_back = Wakeup()
@@ -67,7 +69,10 @@ class Consumer:
         self._pace = pace
         self._many = many
         self._text = text
+        self._timeout_seconds = timeout_seconds
+        self._too_late = Failure(f"no result within {timeout_seconds or math.inf:g} seconds")
         self._is_async = _is_async(function)
+        self._calls: dict[int, anyio.CancelScope] = {}  # async ones of a line each
         self._idle: deque[anyio.Event] = deque()
         self._limiter = anyio.CapacityLimiter(concurrency)
         self._is_over = False
@@ -83,6 +88,18 @@ class Consumer:
         while self._idle and needed > 0:
             self._idle.popleft().set()
             needed -= 1
+
+    def lose(self, lost: Sequence[int]) -> None:
+        """Stop working on lines that are another's by now.
+
+        What is queued is never begun, and an async call for one line is cancelled. A thread and a
+        call for many lines go on: a result of theirs is handed in all the same, for it may still
+        be the first one; a failure of theirs counts no more.
+        """
+        self._hand.drop(lost)
+        for number in lost:
+            if number in self._calls:
+                self._calls.pop(number).cancel()
 
     def end(self) -> None:
         """Keep threads that were left behind from beginning anything more."""
@@ -116,9 +133,7 @@ class Consumer:
 
     async def _work(self, items: list[Item]) -> None:
         if not self._is_async:
-            await anyio.to_thread.run_sync(
-                self._thread_slice, items, abandon_on_cancel=True, limiter=self._limiter
-            )
+            await self._hop_to_thread(items)
         elif self._many:
             began_at = time.perf_counter()
             self._finish(items, await self._call_many(items), began_at)
@@ -130,40 +145,47 @@ class Consumer:
 
     async def _async_slice(self, first: Item) -> None:
         """Work on lines one by one until the queue is empty or the time is over."""
-        hand, record, add = self._hand, self._pace.record, self._delivery.add
-        item: Item | None = first
-        now = time.perf_counter()
+        item = first
+        next_item: Item | None = first
+        began_at = now = time.perf_counter()
         ends_at = now + SLICE_SECONDS
-        while item is not None:
-            began_at = now
-            outcome = await self._call(item)
-            if outcome is None:
-                hand.give_back(item)
-            else:
-                add(item.id, outcome)
-                hand.finish(item.id)
-            now = time.perf_counter()
-            record(1, now - began_at)
-            if now >= ends_at:
-                break
-            item = hand.take()
+        # One scope for all of them, since one for each would cost more than a quick call.
+        with anyio.CancelScope() as scope:
+            while next_item is not None:
+                item, began_at = next_item, now
+                self._calls[item.id] = scope
+                if self._timeout_seconds is not None:
+                    scope.deadline = anyio.current_time() + self._timeout_seconds
+                outcome = await self._call(item)
+                now = time.perf_counter()
+                self._pace.record(1, now - began_at)
+                if scope.cancel_called and not isinstance(outcome, bytes):
+                    outcome = self._too_late  # what it made of its cancellation
+                self._put(item, outcome)
+                self._calls.pop(item.id, None)
+                is_over = now >= ends_at or scope.cancel_called
+                next_item = None if is_over else self._hand.take()
+        if scope.cancelled_caught:
+            self._pace.record(1, time.perf_counter() - began_at)
+            self._put(item, self._too_late)
+            self._calls.pop(item.id, None)
         await self._settle()
 
-    async def _call(self, item: Item) -> Outcome | None:
-        """Call the function; None stands for a line that is given back."""
+    async def _call(self, item: Item) -> Outcome | GiveBack:
+        """Call the function."""
         try:
             value = await self._function(item)
         except BaseException as error:  # noqa: BLE001, ASYNC103 - what is not its own is raised
-            raised = _raised_async(error)
-            return None if isinstance(raised, GiveBack) else raised  # noqa: ASYNC104
+            return _raised_async(error)  # noqa: ASYNC104
         return outcome_of(value, text=self._text, max_bytes=self.max_result_bytes)
 
     async def _call_many(self, items: list[Item]) -> Sequence[object]:
-        try:
-            values = await self._function(items)
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - what is not its own is raised
-            return [_raised_async(error)] * len(items)  # noqa: ASYNC104
-        return _checked(values, len(items))
+        with anyio.move_on_after(self._timeout_seconds) as scope:
+            try:
+                return _checked(await self._function(items), len(items))
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - what is not its own is raised
+                raised = _raised_async(error)
+        return [self._too_late if scope.cancel_called else raised] * len(items)
 
     async def _settle(self) -> None:
         """Let others run: the function may never have waited for anything.
@@ -180,9 +202,24 @@ class Consumer:
 
     # --- functions in threads ---------------------------------------------------------------------
 
-    def _thread_slice(self, items: list[Item]) -> None:
+    async def _hop_to_thread(self, items: list[Item]) -> None:
+        at_work = [items]
+        # No call begins later than a slice after the first one: whichever is on then, took longer.
+        longest = None if self._timeout_seconds is None else self._timeout_seconds + SLICE_SECONDS
+        with anyio.move_on_after(longest) as scope:
+            await anyio.to_thread.run_sync(
+                self._thread_slice, items, at_work, abandon_on_cancel=True, limiter=self._limiter
+            )
+        if scope.cancelled_caught:
+            self._limiter.total_tokens += 1  # it keeps its own for as long as it hangs
+            for item in at_work[0]:
+                if self._hand.holds(item):
+                    self._put(item, self._too_late)
+
+    def _thread_slice(self, items: list[Item], at_work: list[list[Item]]) -> None:
         ends_at = time.perf_counter() + SLICE_SECONDS
         while items:
+            at_work[0] = items
             began_at = time.perf_counter()
             self._finish(items, self._call_sync(items), began_at)
             if self._is_over or time.perf_counter() >= ends_at:
@@ -199,16 +236,24 @@ class Consumer:
 
     def _finish(self, items: list[Item], values: Sequence[object], began_at: float) -> None:
         self._pace.record(len(items), time.perf_counter() - began_at)
-        hand, add = self._hand, self._delivery.add
         text, max_bytes = self._text, self.max_result_bytes
         for item, value in zip(items, values, strict=True):
-            if isinstance(value, GiveBack):
-                hand.give_back(item)
-                continue
-            if not isinstance(value, Failure):
+            if not isinstance(value, (Failure, GiveBack)):
                 value = outcome_of(value, text=text, max_bytes=max_bytes)
-            add(item.id, value)
-            hand.finish(item.id)
+            self._put(item, value)
+
+    # --- outcomes ---------------------------------------------------------------------------------
+
+    def _put(self, item: Item, outcome: Outcome | GiveBack) -> None:
+        """Let a line's outcome go its way, from any thread."""
+        is_held = self._hand.holds(item)
+        if isinstance(outcome, GiveBack):
+            if is_held:
+                self._hand.give_back(item)
+        elif is_held or isinstance(outcome, bytes):
+            self._delivery.add(item.id, outcome)
+            if is_held:
+                self._hand.finish(item.id)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

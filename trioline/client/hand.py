@@ -73,17 +73,19 @@ class Hand:
             items.append(item)
         return items
 
+    def holds(self, item: Item) -> bool:
+        """Whether a line that was begun is still this worker's, and has no outcome yet."""
+        return self._running.get(item.id) is item
+
     def finish(self, number: int) -> None:
         """The line has its outcome."""
         # None: the same line was lost, came again, and its other copy was quicker.
         self._running.pop(number, None)
 
     def drop(self, lost: Iterable[int]) -> None:
-        """Never begin these: they are another's by now.
-
-        What was begun goes on: its result may still be the first.
-        """
-        self._lost.update(lost)
+        """Never begin these, and hold those no more that were begun: they are another's by now."""
+        running = self._running
+        self._lost.update([number for number in lost if running.pop(number, None) is None])
         if not self._queue:
             self._lost.clear()
 

@@ -12,6 +12,13 @@ commit, far shorter than anyone would wait for at the end of a job."""
 FIRST_STEP = 8
 """What may be prefetched at the first measurement. From then on it doubles at the most, so that
 one quick line (an empty one, say) does not bring thousands of slow ones."""
+MAX_RENEWAL_SECONDS = 10.0
+"""The reply to a renewal is where a worker hears that another one was quicker with a line."""
+
+
+def renewal_seconds(lease_timeout: float) -> float:
+    """How often to extend leases: twice in vain would still be in time."""
+    return min(lease_timeout / 3, MAX_RENEWAL_SECONDS)
 
 
 class Pace:

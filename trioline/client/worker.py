@@ -26,7 +26,7 @@ from trioline.client.consumer import Consumer
 from trioline.client.delivery import Delivery
 from trioline.client.hand import Hand
 from trioline.client.lease import Lease
-from trioline.client.pace import Pace
+from trioline.client.pace import Pace, renewal_seconds
 from trioline.client.pipeline import Answer, Pending, decode_get
 from trioline.client.reach import (
     address_text,
@@ -98,6 +98,7 @@ async def run_worker(
     token: str | None = None,
     deadline: float | None = None,
     stage: str | None = None,
+    timeout: float | None = None,
     stop: StopEvent | None = None,
     drain_seconds: float = 5.0,
     reconnect_seconds: float = 60.0,
@@ -121,6 +122,9 @@ async def run_worker(
         token: See ``connect``.
         deadline: See ``connect``; near it the server sends this worker home.
         stage: The stage to work for; None for the only or first one.
+        timeout: Seconds that a call of ``function`` may take; None: for ever. An async call is
+            cancelled then; a thread is left behind, as Python cannot end it. Either way it is a
+            failed attempt, with ``many`` at all lines of the call.
         stop: Once it is set, nothing new is begun, lines that were not begun go back at once, and
             what is running has ``drain_seconds`` to end.
         drain_seconds: See ``stop``; after it async calls are cancelled, and threads left behind:
@@ -140,6 +144,8 @@ async def run_worker(
     """
     if concurrency < 1 or (batch is not None and batch < 1):
         raise UsageError("concurrency and batch must be at least 1.")
+    if timeout is not None and not timeout > 0:
+        raise UsageError(f"timeout is {timeout} seconds; it must be more than 0.")
     target = address_text(address)
     parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
     hand = Hand()
@@ -153,7 +159,14 @@ async def run_worker(
     delivery = Delivery(uplink)
     pace = Pace(concurrency=concurrency, batch=batch, many=many)
     consumer = Consumer(
-        function, hand, delivery, pace, concurrency=concurrency, many=many, text=text
+        function,
+        hand,
+        delivery,
+        pace,
+        concurrency=concurrency,
+        many=many,
+        text=text,
+        timeout_seconds=timeout,
     )
     worker = _Worker(uplink, hand, delivery, pace, consumer, stage)
     return await worker.run(concurrency, stop, drain_seconds)
@@ -326,7 +339,7 @@ class _Worker:
     # --- leases and notes -------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Extend the leases at a third of their time; give back what is not wanted; send notes."""
+        """Extend the leases and hear what is lost; give back what is not wanted; send notes."""
         held: Session | None = None
         renewed_at, timeout = -math.inf, math.inf
         while True:
@@ -336,10 +349,12 @@ class _Worker:
             try:
                 await self._give_back(session)
                 await self._send_notes(session)
-                if anyio.current_time() >= renewed_at + timeout / 3 and len(self._hand):
+                if anyio.current_time() >= renewed_at + renewal_seconds(timeout) and len(
+                    self._hand
+                ):
                     renewed_at = anyio.current_time()
                     reply = await session.extend()
-                    self._hand.drop(reply.lost)
+                    self._consumer.lose(reply.lost)
                     timeout = reply.lease_timeout
             except ConnectionLost:
                 continue
