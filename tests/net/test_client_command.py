@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -21,6 +23,7 @@ from trioline.client.command import (
 )
 from trioline.client.item import Item, Raw
 from trioline.client.worker import WorkerSummary, run_worker
+from trioline.errors import TriolineError
 
 
 def items(*lines: bytes) -> list[Item]:
@@ -116,11 +119,44 @@ def test_exec_job_with_a_poisonous_line(backend: str) -> None:
 
 
 @both_backends
-def test_exec_command_that_cannot_start_fails_lines_and_ends(backend: str) -> None:
-    with FakeServer([b"1", b"2"], max_attempts=1) as server:
-        run(backend, functools.partial(exec_work, server, "no-such-command-here 2>/dev/null"))
-        text = "CommandFailed: the command ended (exit status 127)"
-        assert server.results == {0: [text], 1: [text]}
+@pytest.mark.parametrize("work", [exec_work, each_work])
+@pytest.mark.parametrize("command", ["no-such-command-here", "/", "/dev/null"])
+def test_a_misspelt_command_gives_everything_back_and_ends_the_worker(
+    backend: str, work: Callable[..., Awaitable[WorkerSummary]], command: str
+) -> None:
+    with FakeServer([b"1", b"2"]) as server:
+        with pytest.raises(TriolineError, match=r"cannot be run \(exit status 12[67].*start the w"):
+            run(backend, functools.partial(work, server, command, 2))
+        assert server.results == {}
+        assert (server.holder, server.log[-1].op) == ({}, "bye")
+
+
+@both_backends
+@pytest.mark.parametrize("work", [exec_work, each_work])
+def test_without_a_folder_to_run_in_everything_is_given_back(
+    backend: str, work: Callable[..., Awaitable[WorkerSummary]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no /bin/sh")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with FakeServer([b"1"]) as server:
+        with pytest.raises(TriolineError, match=r"cannot be run \(no /bin/sh"):
+            run(backend, functools.partial(work, server, "cat"))
+        assert (server.results, server.holder) == ({}, {})
+
+
+@both_backends
+@pytest.mark.parametrize("work", [exec_work, each_work])
+def test_a_command_that_answered_once_is_not_misspelt(
+    backend: str, work: Callable[..., Awaitable[WorkerSummary]]
+) -> None:
+    command = "while read line; do [ $line = 2 ] && exit 127; echo $line; done"
+    with FakeServer([b"1", b"2", b"3"], max_attempts=1) as server:
+        run(backend, functools.partial(work, server, command))
+        assert server.results[0] == [b"1"]
+        assert "exit status 127" in str(server.results[1])
+        assert server.results[2] == [b"3"]
 
 
 @both_backends

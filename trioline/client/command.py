@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from trioline.client.child import EXIT_SECONDS, Child
-from trioline.client.item import GiveBack, Item, Raw
+from trioline.client.item import GiveBack, GiveUp, Item, Raw
 from trioline.config import MAX_BLOCK_BYTES, MAX_LINE_BYTES, MAX_TEXT_CHARS
 from trioline.errors import TriolineError
 
@@ -34,12 +34,19 @@ MAX_RESTART_PAUSE_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 """For all processes to end once nothing more comes; those that do not are killed."""
 ENDED = "the command ended"
+NOT_RUN_STATUS = ("exit status 126", "exit status 127")
+"""The shell's words for a command that cannot be executed, and for one that is not there."""
+CANNOT_START = (FileNotFoundError, NotADirectoryError, PermissionError)
 MAX_STDERR_BYTES = 4 * MAX_TEXT_CHARS
 """Kept of what a process said last."""
 
 
 class CommandFailed(Exception):
     """A command did not answer a line as it should; its text says how."""
+
+
+class CommandNotRun(CommandFailed):
+    """The shell could not find or execute what it was to run."""
 
 
 class CommandOutOfStep(TriolineError):
@@ -53,7 +60,8 @@ async def exec_function(
     """Make a function that has a long-lived process answer lines; as many as there are calls.
 
     When a process dies, the line it was at is a failed attempt, with the exit status; what it had
-    answered before counts, and the lines behind are given back. It is started anew.
+    answered before counts, and the lines behind are given back. It is started anew. One that cannot
+    be run, before any line was answered, is misspelt: it gives everything back and ends the worker.
 
     Args:
         command: For ``/bin/sh -c``. Its stderr goes where the worker's goes.
@@ -89,7 +97,8 @@ async def each_function(command: str) -> AsyncIterator[Callable[[Item], Awaitabl
 
     The line comes on stdin, its number and attempt are in ``TRIOLINE_ID`` and ``TRIOLINE_ATTEMPT``.
     What is printed is the result: exactly one line, whose newline may be missing. Any exit
-    status but 0 is a failed attempt with the end of stderr as its text.
+    status but 0 is a failed attempt with the end of stderr as its text. A command that cannot be
+    run, before it has done so once, is misspelt: everything is given back and the worker ends.
 
     Args:
         command: For ``/bin/sh -c``.
@@ -100,10 +109,27 @@ async def each_function(command: str) -> AsyncIterator[Callable[[Item], Awaitabl
     **Cancellation**: of a call: its process is killed.
     """
 
+    has_run = False
+
     async def answer(item: Item) -> Raw:
-        return await _answer_once(command, item)
+        nonlocal has_run
+        try:
+            result = await _answer_once(command, item)
+        except CommandNotRun as failure:
+            if has_run:
+                raise
+            raise _misspelt(command, str(failure)) from failure
+        has_run = True
+        return result
 
     yield answer
+
+
+def _misspelt(command: str, problem: str) -> GiveUp:
+    return GiveUp(
+        f"The command {command!r} cannot be run ({problem}). All lines were given back: mend the "
+        "command and start the worker again."
+    )
 
 
 # --- one process for many lines ------------------------------------------------------------------
@@ -122,6 +148,7 @@ class _Pool:
         self._answer_seconds = answer_seconds
         self._free: list[_Filter] = []
         self._pause_seconds = 0.0
+        self._has_answered = False
 
     async def answer(self, items: list[Item]) -> list[object]:
         filter_ = await self._borrow()
@@ -130,6 +157,9 @@ class _Pool:
         except BaseException:
             filter_.kill()
             raise
+        self._has_answered = self._has_answered or isinstance(results[0], Raw)
+        if filter_.ending in NOT_RUN_STATUS and not self._has_answered:
+            raise _misspelt(self._command, filter_.ending)
         if filter_.is_over:
             self.surplus_count += filter_.surplus_count
             self._note_death(filter_)
@@ -162,7 +192,12 @@ class _Pool:
             return self._free.pop()
         if self._pause_seconds:
             await anyio.sleep(self._pause_seconds)
-        return _Filter(self._command, self._answer_seconds)
+        try:
+            return _Filter(self._command, self._answer_seconds)
+        except CANNOT_START as error:
+            if self._has_answered:
+                raise
+            raise _misspelt(self._command, str(error)) from error
 
     def _note_death(self, filter_: _Filter) -> None:
         logger.warning("The command %r ended (%s).", self._command, filter_.ending)
@@ -307,7 +342,10 @@ class _Filter:
 
 async def _answer_once(command: str, item: Item) -> Raw:
     environment = {"TRIOLINE_ID": str(item.id), "TRIOLINE_ATTEMPT": str(item.attempt)}
-    child = Child(command, environment=environment, with_stderr=True)
+    try:
+        child = Child(command, environment=environment, with_stderr=True)
+    except CANNOT_START as error:
+        raise CommandNotRun(str(error)) from error
     tail = bytearray()
     try:
         async with anyio.create_task_group() as tasks:
@@ -323,7 +361,8 @@ async def _answer_once(command: str, item: Item) -> Raw:
         raise CommandFailed(f"the command printed more than {MAX_LINE_BYTES} bytes")
     if ending != "exit status 0":
         text = tail.decode("utf-8", "replace").strip()[-MAX_TEXT_CHARS // 2 :]
-        raise CommandFailed(f"{ending}: {text}" if text else ending)
+        kind = CommandNotRun if ending in NOT_RUN_STATUS else CommandFailed
+        raise kind(f"{ending}: {text}" if text else ending)
     return _one_line(output)
 
 

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from trioline.client.delivery import Delivery
 from trioline.client.hand import Hand
-from trioline.client.item import Failure, GiveBack, Item, Outcome, failure_of, outcome_of
+from trioline.client.item import Failure, GiveBack, GiveUp, Item, Outcome, failure_of, outcome_of
 from trioline.client.pace import Pace
 from trioline.client.wakeup import Wakeup
 from trioline.config import MAX_LINE_BYTES
@@ -44,6 +44,7 @@ class Consumer:
 
     Attributes:
         hungry: Rung when lines run short, and when nothing runs any more.
+        gave_up: Set when the function can work on nothing at all; ``reason`` says why.
         given_back: Rung when the function gave lines back.
         max_result_bytes: The longest result the server takes.
     """
@@ -62,6 +63,8 @@ class Consumer:
     ) -> None:
         self.hungry = Wakeup()
         self.given_back = Wakeup()
+        self.gave_up = anyio.Event()
+        self.reason: GiveUp | None = None
         self.max_result_bytes = MAX_LINE_BYTES
         self._function = function
         self._hand = hand
@@ -120,6 +123,8 @@ class Consumer:
                 self.hungry.ring()
             await self._work(items)
             self._delivery.ring()
+            if self.reason is not None:
+                self.gave_up.set()
             if self._hand.unwanted:
                 self.given_back.ring()
             if not self._hand.running:
@@ -246,6 +251,8 @@ class Consumer:
 
     def _put(self, item: Item, outcome: Outcome | GiveBack) -> None:
         """Let a line's outcome go its way, from any thread."""
+        if isinstance(outcome, GiveUp):
+            self.reason = outcome
         is_held = self._hand.holds(item)
         if isinstance(outcome, GiveBack):
             if is_held:

@@ -88,6 +88,10 @@ class GiveBack(Exception):
     """Raised or returned for a line that was not worked on: it costs no attempt."""
 
 
+class GiveUp(GiveBack):
+    """Raised where no line can be worked on at all: the worker ends, and its text says why."""
+
+
 @attrs.frozen
 class Failure:
     """A failed attempt, as it is told to the server."""

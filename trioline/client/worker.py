@@ -233,6 +233,7 @@ class _Worker:
                     work.start_soon(self._consumer.run, name="trioline consumer")
                 if stop is not None:
                     work.start_soon(self._watch, stop, fetching, name="trioline stop")
+                work.start_soon(self._watch_function, fetching, name="trioline function")
                 with fetching:
                     await self._fetch()
                     if self._reason is not None:
@@ -368,7 +369,7 @@ class _Worker:
 
     async def _give_back(self, session: Session) -> None:
         unwanted = self._hand.unwanted
-        ids = [unwanted.popleft() for _ in range(len(unwanted))]
+        ids = sorted([unwanted.popleft() for _ in range(len(unwanted))])
         if not ids:
             return
         try:
@@ -388,6 +389,12 @@ class _Worker:
 
     async def _watch(self, stop: StopEvent, fetching: anyio.CancelScope) -> None:
         await stop.wait()
+        self._is_stopping = True
+        fetching.cancel()
+
+    async def _watch_function(self, fetching: anyio.CancelScope) -> None:
+        await self._consumer.gave_up.wait()
+        self._fatal = TriolineError(str(self._consumer.reason))
         self._is_stopping = True
         fetching.cancel()
 
