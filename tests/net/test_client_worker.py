@@ -14,6 +14,7 @@ import pytest
 from backends import both_backends, run
 from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
 
+from trioline.client import pace
 from trioline.client.item import GiveBack, Item, Raw, Reject
 from trioline.client.pace import renewal_seconds
 from trioline.client.worker import WorkerSummary, run_worker
@@ -980,3 +981,50 @@ def test_a_thread_that_hangs_is_a_failed_attempt_and_left_behind(backend: str, m
 def test_a_timeout_is_more_than_nothing() -> None:
     with pytest.raises(UsageError, match="timeout is 0"):
         anyio.run(functools.partial(run_worker, square, "localhost:1", timeout=0.0))
+
+
+# --- no hoarding ---------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_slow_line_does_not_hold_those_behind_it(
+    backend: str, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(pace, "MAX_HAND_SECONDS", 1.0)
+    held = 0
+
+    def answer(item: Item) -> int:
+        nonlocal held
+        if item.id == 1_500:
+            held = len(server.holder)
+            server.wait_for(lambda: set(server.holder) <= {1_500})
+        return item.id
+
+    async def answer_async(item: Item) -> int:
+        return answer(item) if item.id < 1_500 else await anyio.to_thread.run_sync(answer, item)
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer if threads else answer_async, server.address)
+
+    with FakeServer(numbers(3_000), lease_timeout=0.6, max_batch=200) as server:
+        summary = run(backend, main)
+        assert held > 50, "it had leased lines behind it"
+        assert (summary.complete, summary.done, summary.duplicate) == (True, 3_000, 0)
+        assert max(server.attempts.values(), default=0) == 0
+
+
+@both_backends
+def test_leases_are_renewed_from_their_receipt(backend: str) -> None:
+    async def main() -> None:
+        async def answer(item: Item) -> int:
+            await wait_for(server, lambda: server.count("extend") >= 1)
+            return 1
+
+        await run_worker(answer, server.address)
+
+    with FakeServer(numbers(1)) as server:
+        began = time.monotonic()
+        run(backend, main)
+        assert time.monotonic() - began < 5  # the lease would hold for minutes yet

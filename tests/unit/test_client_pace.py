@@ -95,3 +95,42 @@ def test_many_finds_its_own_batch() -> None:
 def test_the_servers_limit_holds() -> None:
     pace = Pace(concurrency=8, batch=500, many=True, max_batch=100)
     assert pace.wanted(idle=8, queued=0) == 100
+
+
+def quick(concurrency: int = 1) -> Pace:
+    """A pace that has seen thousands of quick lines."""
+    pace = adaptive(concurrency)
+    for _ in range(20):
+        pace.record(100, 0.1)
+        pace.wanted(idle=0, queued=0)
+    return pace
+
+
+def test_what_a_second_or_so_will_take_is_kept() -> None:
+    assert quick().surplus(queued=1_000, stalled_seconds=0.0) == 0
+    assert quick().surplus(queued=1_000, stalled_seconds=4.9) == 0, "a pause of the network, say"
+    assert quick().surplus(queued=0, stalled_seconds=60.0) == 0
+
+
+def test_lines_that_turn_slow_are_given_back_but_for_a_seconds_work() -> None:
+    pace = quick(4)
+    pace.record(1, 0.4)  # 0.2 s a line from now on
+    assert pace.surplus(queued=1_000, stalled_seconds=0.0) == 1_000 - 19
+    assert pace.surplus(queued=19, stalled_seconds=0.0) == 0
+    assert pace.wanted(idle=0, queued=0) < 20
+
+
+def test_one_line_that_does_not_end_gives_back_all_behind_it() -> None:
+    pace = quick()
+    assert pace.surplus(queued=1_000, stalled_seconds=5.0) == 1_000
+    assert pace.wanted(idle=0, queued=0) == 0, "nor are they leased again"
+    for _ in range(20):
+        pace.record(100, 0.1)
+        wanted = pace.wanted(idle=0, queued=0)
+    assert wanted > 500, "until lines are quick again"
+
+
+def test_a_batch_of_the_users_own_is_kept() -> None:
+    pace = Pace(concurrency=1, batch=100, many=False)
+    pace.record(1, 60.0)
+    assert pace.surplus(queued=100, stalled_seconds=60.0) == 0

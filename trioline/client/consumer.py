@@ -79,6 +79,12 @@ class Consumer:
         self._idle: deque[anyio.Event] = deque()
         self._limiter = anyio.CapacityLimiter(concurrency)
         self._is_over = False
+        self._began_at = 0.0
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long all that is at work has been so, and nothing else was begun."""
+        return time.perf_counter() - self._began_at if self._hand.running else 0.0
 
     @property
     def idle(self) -> int:
@@ -121,6 +127,7 @@ class Consumer:
                 continue
             if self._hand.queued <= self._pace.low:
                 self.hungry.ring()
+            self._began_at = time.perf_counter()
             await self._work(items)
             self._delivery.ring()
             if self.reason is not None:

@@ -105,11 +105,19 @@ class Hand:
         self.forget_queue()
         self._running.clear()
 
+    def shed(self, count: int) -> None:
+        """Give back so many of the lines that would be begun last."""
+        for _ in range(count):
+            try:
+                number = self._queue.pop().id
+            except IndexError:  # a thread was quicker
+                break
+            if number in self._lost:
+                self._lost.discard(number)
+            else:
+                self.unwanted.append(number)
+
     def close(self) -> None:
         """Begin nothing more: what is queued, and whatever still comes, is unwanted."""
         self._is_closed = True
-        while self._queue:
-            try:
-                self.unwanted.append(self._queue.popleft().id)
-            except IndexError:  # a thread was quicker
-                break
+        self.shed(len(self._queue))

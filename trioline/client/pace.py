@@ -9,6 +9,11 @@ from __future__ import annotations
 HAND_SECONDS = 1.0
 """The work to have in hand beyond what is being worked on: far longer than a round trip and a
 commit, far shorter than anyone would wait for at the end of a job."""
+MAX_HAND_SECONDS = 10.0
+"""Where lines turn out slower than expected, and more than so much work is queued, the rest goes
+back: others may have nothing to do."""
+STALL_SECONDS = 5.0
+"""A line that is at work for so long already counts as that slow, though it has not ended."""
 FIRST_STEP = 8
 """What may be prefetched at the first measurement. From then on it doubles at the most, so that
 one quick line (an empty one, say) does not bring thousands of slow ones."""
@@ -87,14 +92,36 @@ class Pace:
         wanted = target - queued if self._batch is None else self._batch
         return max(0, min(wanted, self.max_batch))
 
+    def surplus(self, *, queued: int, stalled_seconds: float) -> int:
+        """Say how many queued lines to give back.
+
+        Args:
+            queued: Lines in hand that nobody has begun.
+            stalled_seconds: For how long none was begun.
+
+        Returns:
+            0 where the user has fixed how many to lease.
+        """
+        self._adapt()
+        known = self._item_seconds or 0.0
+        if stalled_seconds >= STALL_SECONDS and stalled_seconds > known:
+            known = stalled_seconds
+            self._set_pace(known)
+        if self._batch is not None or queued * known / self._concurrency <= MAX_HAND_SECONDS:
+            return 0
+        return queued - min(queued, int(HAND_SECONDS * self._concurrency / known))
+
     def _adapt(self) -> None:
         if not self._count:
             return
         recent = self._seconds / self._count
         self._count, self._seconds = 0, 0.0
         known = self._item_seconds
-        self._item_seconds = recent if known is None else (known + recent) / 2
-        fit = HAND_SECONDS / max(self._item_seconds, 1e-9)
+        self._set_pace(recent if known is None else (known + recent) / 2)
+
+    def _set_pace(self, item_seconds: float) -> None:
+        self._item_seconds = item_seconds
+        fit = HAND_SECONDS / max(item_seconds, 1e-9)
         self._adaptive_unit = max(1, min(int(fit), 2 * self._adaptive_unit, self.max_batch))
         step = 2 * self._adaptive_spare + max(FIRST_STEP, self._concurrency)
         self._adaptive_spare = min(int(fit * self._concurrency), step, self.max_batch)

@@ -348,6 +348,7 @@ class _Worker:
             if session is not held:  # after a cut: which lines are still ours?
                 held, renewed_at, timeout = session, -math.inf, session.hello.lease_timeout
             try:
+                self._shed()
                 await self._give_back(session)
                 await self._send_notes(session)
                 if anyio.current_time() >= renewed_at + renewal_seconds(timeout) and len(
@@ -366,6 +367,11 @@ class _Worker:
             self._consumer.hungry.ring()
             with anyio.move_on_after(min(TICK_SECONDS, timeout / 6)):
                 await self._chores.wait()
+
+    def _shed(self) -> None:
+        """Give up what would lie here unbegun for long."""
+        queued, stalled_seconds = self._hand.queued, self._consumer.stalled_seconds
+        self._hand.shed(self._pace.surplus(queued=queued, stalled_seconds=stalled_seconds))
 
     async def _give_back(self, session: Session) -> None:
         unwanted = self._hand.unwanted
