@@ -28,6 +28,8 @@ from trioline.wire.messages import (
     Done,
     DoneLines,
     DoneReply,
+    Drain,
+    DrainReply,
     Extend,
     ExtendReply,
     Fail,
@@ -36,13 +38,14 @@ from trioline.wire.messages import (
     Get,
     Hello,
     HelloReply,
-    Note,
     Okay,
     Refusal,
     Release,
     ReleaseReply,
     Request,
     Retry,
+    Set,
+    SetReply,
     Work,
     WorkLines,
 )
@@ -105,6 +108,8 @@ class FakeServer:
         self.answer: dict[str, Callable[[Request], bytes]] = {}
         self.gates: dict[str, threading.Event] = {}
         self.bad_results: set[bytes] = set()
+        self.names: list[str | None] = []
+        """Of the workers that said hello."""
         self.known_sessions: set[str] = set()
         self.lost: set[int] = set()
         """To be named as lost in the next reply to ``extend``, besides those taken away."""
@@ -409,8 +414,13 @@ class _Peer:
                 for number in self._held():
                     del server.holder[number]
                 return Okay()
-            case Note():
-                return Okay()
+            case Drain():
+                return DrainReply(connections=server.names.count(request.worker))
+            case Set():
+                hedge = request.hedge if request.hedge is not True else 2.0
+                return SetReply(
+                    lease_timeout=1.0, max_attempts=1, paused=False, hedge=float(hedge or 0)
+                )
             case _:
                 return Okay()
 
@@ -421,6 +431,7 @@ class _Peer:
         if request.session in server.known_sessions:
             self.session = request.session or ""
             self.held_ever.update(self._held())
+        server.names.append(request.worker)
         server.known_sessions.add(self.session)
         return HelloReply(
             protocol=1,

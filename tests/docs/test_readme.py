@@ -19,7 +19,13 @@ import attrs
 import pytest
 
 from trioline.cli.main import COMMANDS
-from trioline.cli.options import end_options, job_options, lease_options, listen_options
+from trioline.cli.options import (
+    end_options,
+    job_options,
+    lease_options,
+    listen_options,
+    work_options,
+)
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -123,7 +129,7 @@ def test_the_readme_works_as_printed(tmp_path: Path) -> None:
 def test_every_option_it_names_exists_and_its_defaults_hold() -> None:
     def probe(**_options: object) -> None: ...
 
-    for decorate in (job_options, listen_options, lease_options, end_options):
+    for decorate in (job_options, listen_options, lease_options, end_options, work_options):
         probe = decorate(probe)
     known = {
         option: parameter.default
@@ -132,9 +138,9 @@ def test_every_option_it_names_exists_and_its_defaults_hold() -> None:
     }
     named = re.findall(r"`(--[a-z-]+)(?: (\d+))?`(?: \((\d+))?", README)
     assert len(named) >= 10
-    work_options = {"--exec", "--each", "--json", "--yes"}
+    elsewhere = {"--json", "--yes"}
     for option, value, default in named:
-        assert option in known or option in work_options, option
+        assert option in known or option in elsewhere, option
         if (value or default) and option != "--max-line":  # told in MiB
             assert float(known[option]) == float(value or default), option
 

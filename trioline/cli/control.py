@@ -1,4 +1,4 @@
-"""``trioline status`` and ``trioline set``: one question to a running server."""
+"""``trioline status``, ``set`` and ``drain``: one question to a running server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from trioline.cli.options import ADDRESS_ENVIRONMENT, read_token, token_option
 from trioline.client.session import Session, connect
 from trioline.config import LeaseSettings
-from trioline.errors import ConnectionLost, UsageError
+from trioline.errors import ConnectionLost, TriolineError, UsageError
 from trioline.ops.progress import describe
 from trioline.wire.messages import SetReply
 
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 10.0
 """A server that does not answer a question for so long is as good as gone."""
+
+MAX_NAMES = 100
+"""Shown of the workers there are."""
+MAX_HEDGE = 1e6
 
 address_argument = click.argument("address", envvar=ADDRESS_ENVIRONMENT)
 
@@ -53,7 +57,8 @@ def set_command(arguments: tuple[str, ...], token_file: Path | None) -> int:
     ADDRESS: as for status; TRIOLINE_ADDRESS where it is left out.
 
     lease_timeout=SECONDS (for leases given or renewed from now on), max_attempts=N,
-    paused=true|false (true: nothing is given out until false).
+    paused=true|false (true: nothing is given out until false), hedge=K|on|off (a line that takes K
+    times as long as others is given to a second worker, too).
     """
     address, settings = _find_address(arguments)
     values: dict[str, Any] = {}
@@ -64,6 +69,38 @@ def set_command(arguments: tuple[str, ...], token_file: Path | None) -> int:
         values[name] = value
     reply = _ask(address, token_file, lambda session: session.set(**values))
     click.echo(_settings_line(reply))
+    return 0
+
+
+@click.command("drain")
+@click.argument("arguments", nargs=-1, metavar="ADDRESS WORKER")
+@token_option
+def drain_command(arguments: tuple[str, ...], token_file: Path | None) -> int:
+    """Send WORKER of the job at ADDRESS home: it finishes what it has begun and gets no more.
+
+    ADDRESS: as for status; TRIOLINE_ADDRESS where it is left out.
+
+    WORKER: its name, as in status; all its connections are told.
+    """
+    if len(arguments) == 1 and ADDRESS_ENVIRONMENT in os.environ:
+        arguments = (os.environ[ADDRESS_ENVIRONMENT], *arguments)
+    if len(arguments) != 2:
+        raise UsageError(
+            f"Give an ADDRESS (or set {ADDRESS_ENVIRONMENT}) and a worker's name, as in "
+            "trioline drain host:7766 gpu-07."
+        )
+    address, worker = arguments
+
+    async def drain(session: Session) -> tuple[int, list[str]]:
+        count = await session.drain(worker)
+        rows = () if count else (await session.status()).workers
+        return count, sorted({row.name for row in rows})
+
+    count, names = _ask(address, token_file, drain)
+    if not count:
+        there = f"those there are: {', '.join(names[:MAX_NAMES])}" if names else "there is none"
+        raise TriolineError(f"No worker named {worker!r} is connected; {there}.")
+    click.echo(f"{worker}: {count} {'connection' if count == 1 else 'connections'} told to go home")
     return 0
 
 
@@ -87,6 +124,10 @@ def _parse(setting: str) -> tuple[str, float | int | bool]:
                 return name, LeaseSettings(lease_timeout_seconds=float(value)).lease_timeout_seconds
             case "max_attempts":
                 return name, LeaseSettings(max_attempts=int(value)).max_attempts
+            case "hedge" if value in ("on", "off"):
+                return name, value == "on"
+            case "hedge" if 0 <= float(value) <= MAX_HEDGE:
+                return name, float(value)
             case "paused" if value in ("true", "false"):
                 return name, value == "true"
     except UsageError as error:
@@ -94,15 +135,16 @@ def _parse(setting: str) -> tuple[str, float | int | bool]:
     except ValueError:
         pass
     raise UsageError(
-        f"{setting!r} is no setting: write lease_timeout=SECONDS, max_attempts=N or "
-        "paused=true|false."
+        f"{setting!r} is no setting: write lease_timeout=SECONDS, max_attempts=N, "
+        "paused=true|false or hedge=K|on|off."
     )
 
 
 def _settings_line(reply: SetReply) -> str:
     paused = "true" if reply.paused else "false"
     return (
-        f"lease_timeout={reply.lease_timeout:g} max_attempts={reply.max_attempts} paused={paused}"
+        f"lease_timeout={reply.lease_timeout:g} max_attempts={reply.max_attempts} paused={paused} "
+        f"hedge={f'{reply.hedge:g}' if reply.hedge else 'off'}"
     )
 
 

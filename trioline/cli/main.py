@@ -32,6 +32,7 @@ COMMANDS = {
     "retry": ("trioline.cli.retry", "Run only the rejected lines of a finished job again."),
     "status": ("trioline.cli.control", "Show how the job at ADDRESS stands."),
     "set": ("trioline.cli.control", "Change settings of the running job at ADDRESS."),
+    "drain": ("trioline.cli.control", "Send a worker of the job at ADDRESS home."),
     "repair": ("trioline.cli.repair", "Save what can be saved of a damaged job's files."),
     "doctor": ("trioline.cli.doctor", "Say what the file system at PATH can promise."),
 }

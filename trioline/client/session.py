@@ -23,6 +23,8 @@ from trioline.wire.messages import (
     Done,
     DoneLines,
     DoneReply,
+    Drain,
+    DrainReply,
     Extend,
     ExtendReply,
     Fail,
@@ -255,6 +257,7 @@ class Session(Channel):
         lease_timeout: float | None = None,
         max_attempts: int | None = None,
         paused: bool | None = None,
+        hedge: float | bool | None = None,
     ) -> SetReply:
         """Change settings of the running job; None leaves one as it is.
 
@@ -263,8 +266,23 @@ class Session(Channel):
 
         **Cancellation**: unknown; repeating is harmless.
         """
-        request = Set(lease_timeout=lease_timeout, max_attempts=max_attempts, paused=paused)
+        request = Set(
+            lease_timeout=lease_timeout, max_attempts=max_attempts, paused=paused, hedge=hedge
+        )
         return await self.ask(request, decoder(SetReply))
+
+    async def drain(self, worker: str) -> int:
+        """Send a worker home: it finishes what it has begun and gets nothing more.
+
+        Args:
+            worker: Its name, as in ``status``.
+
+        Returns:
+            How many connections of that name were told; 0: none is there.
+
+        **Cancellation**: unknown; repeating is harmless.
+        """
+        return (await self.ask(Drain(worker=worker), decoder(DrainReply))).connections
 
     async def ping(self) -> None:
         """Ask whether the server is there.
