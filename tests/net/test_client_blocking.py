@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
 
+from trioline.client import pace
 from trioline.client.blocking import Client
 from trioline.client.item import Raw, Reject
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
@@ -284,3 +286,39 @@ def test_sent_home_it_ends_and_hands_everything_in() -> None:
         assert isinstance(hello, Hello)
         assert hello.deadline == 1900000000.0
         assert server.log[-1].op == "bye"
+
+
+def test_a_slow_line_does_not_hold_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(pace, "MAX_HAND_SECONDS", 1.0)
+    with FakeServer(numbers(1_000), lease_timeout=0.6) as server:
+        with Client(server.address) as client:
+            held = 0
+            for item in client:
+                if not held and len(server.holder) > 50:
+                    held = len(server.holder)
+                    server.wait_for(lambda: server.count("release") == 1)
+                    assert len(server.holder) < held
+                client.done(item, item.data**2)
+        assert held
+        assert all_squares(server)
+
+
+def extended(server: FakeServer, count: int) -> bool:
+    return server.count("extend") >= count
+
+
+def test_lines_are_renewed_from_their_receipt_and_lost_ones_never_begun() -> None:
+    with FakeServer(numbers(3), lease_timeout=0.3) as server:
+        begun = []
+        with Client(server.address, batch=3) as client:
+            for item in client:
+                begun.append(item.id)
+                if item.id == 0:
+                    server.settle([(1, b'"theirs"')])
+                    server.lost.add(1)
+                    server.wait_for(lambda: not server.lost)
+                    more = server.count("extend") + 1
+                    server.wait_for(functools.partial(extended, server, more))
+                client.done(item, item.data)
+        assert begun == [0, 2]

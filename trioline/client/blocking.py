@@ -32,7 +32,7 @@ from trioline.client.reach import (
 )
 from trioline.client.tether import Tether
 from trioline.config import Address
-from trioline.errors import ConnectionLost, RequestRefused, UsageError
+from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
 from trioline.snapshot import Snapshot
 from trioline.wire.messages import (
     Bye,
@@ -358,13 +358,17 @@ class Client:
     # --- the renewing thread ------------------------------------------------------------------
 
     def _renew(self) -> None:
-        renewed_at = time.monotonic()
+        renewed_at = moved_at = time.monotonic()
+        queued = 0
         while not self._is_closing:
             self._wake.wait(min(TICK_SECONDS, self._lease_timeout / 6))
             self._wake.clear()
             now = time.monotonic()
             try:
                 self._send_notes()
+                if queued != self._hand.queued:
+                    queued, moved_at = self._hand.queued, now
+                self._shed(now - moved_at)
                 overdue = now - self._sent_at >= FLUSH_SECONDS
                 if self._outbox.has_returned or (self._outbox.waiting and overdue):
                     self._send_results(self._living_link())
@@ -377,6 +381,24 @@ class Client:
                 logger.warning("The server refused to extend or note: %s", refusal)
             except ConnectionLost:
                 return  # for good: the next call of the user's raises it
+
+    def _shed(self, stalled_seconds: float) -> None:
+        """Give back what would lie here unbegun for long."""
+        if self._fetching.acquire(blocking=False):  # else there is nothing queued
+            try:
+                queued = self._hand.queued
+                surplus = self._pace.surplus(queued=queued, stalled_seconds=stalled_seconds)
+                self._hand.shed(surplus)
+            finally:
+                self._fetching.release()
+        unwanted = self._hand.unwanted
+        ids = sorted(unwanted.popleft() for _ in range(len(unwanted)))
+        if ids:
+            try:
+                self._tether.ask(Release(ids=ids), decoder(ReleaseReply))
+            except RequestRefused as refusal:
+                if refusal.code != ErrorCode.NOT_HELD:  # else they are not ours any more: as wished
+                    raise
 
     def _owes_results(self) -> bool:
         # Looked at in the middle of a move, results would be neither waiting nor sent.
