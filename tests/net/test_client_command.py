@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -415,14 +416,11 @@ def test_each_process_of_a_lost_line_is_ended(backend: str, tmp_path: Path) -> N
         server.settle([(0, b'"theirs"')])
         server.lost.add(0)
 
-    async def main() -> WorkerSummary:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, lose_line)
-            return await each_work(server, command + "; cat")
-        raise AssertionError("unreachable")
-
+    loser = threading.Thread(target=lose_line)
     with FakeServer([b"0", b"1"], lease_timeout=0.3) as server:
-        summary = run(backend, main)
+        loser.start()
+        summary = run(backend, functools.partial(each_work, server, command + "; cat"))
+        loser.join()
         assert server.results == {0: [b'"theirs"'], 1: [b"1"]}
         assert (summary.done, summary.failed) == (1, 0)
         assert is_gone(int(begun.read_text()))

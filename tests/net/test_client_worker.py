@@ -864,7 +864,7 @@ def test_a_call_for_a_lost_line_is_cancelled_and_reports_nothing(
                 except BaseException:
                     cancelled.append(item.id)
                     if swallows:
-                        raise RuntimeError("not as planned") from None
+                        raise RuntimeError("not as planned") from None  # noqa: ASYNC104 - odd on purpose
                     raise
             if item.id == 0:
                 await wait_for(server, lambda: 1 in server.settled and not server.lost)

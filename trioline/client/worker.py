@@ -98,7 +98,7 @@ async def run_worker(
     token: str | None = None,
     deadline: float | None = None,
     stage: str | None = None,
-    timeout: float | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - it is for each call
     stop: StopEvent | None = None,
     drain_seconds: float = 5.0,
     reconnect_seconds: float = 60.0,
