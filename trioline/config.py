@@ -45,6 +45,9 @@ MAX_CONNECTIONS = 20_000
 """Open connections; one more is answered ``too-many`` and closed."""
 MAX_HELD_LEASES = 10_000
 """Leases one connection may hold; ``get`` beyond it is answered ``too-many``."""
+MAX_HELD_LINES = 100_000
+"""Lines that one worker name may hold (``--max-held``); ``get`` gives what is left of it, and is
+answered ``too-many`` where nothing is."""
 MAX_HELLO_BYTES = 16 * 1024
 """One message of a peer that still owes its token."""
 MAX_HELLO_SECONDS = 10.0
@@ -82,6 +85,11 @@ not expired."""
 
 WINDOW = 1_000_000
 """Lines that the work may run ahead of the first unanswered one, unless told otherwise."""
+
+
+HEDGE = 2.0
+"""Of the times that recent leases took: rare enough, so that few lines are worked on twice in vain,
+and soon enough, so that a straggler costs its job no more than that."""
 
 
 class Fsync(enum.StrEnum):
@@ -152,6 +160,34 @@ class JobSettings:
         return self.output.with_name(self.output.name + ".trioline")
 
 
+@attrs.frozen
+class Halt:
+    """When leasing stops because too much fails."""
+
+    share: float
+    """Of the last ``count`` lines, above 0 and at most 1."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Halt | None:
+        """Read ``50%/200``; None for ``never``.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        if text == "never":
+            return None
+        match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%/([0-9]{1,6})", text)
+        if match is None or not 0 < float(match[1]) <= 100 or int(match[2]) < 1:
+            raise UsageError(
+                f"--halt is {text!r}; write a share and a number of lines, as 50%/200, or never."
+            )
+        return cls(float(match[1]) / 100, int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.share * 100:g}%/{self.count}"
+
+
 @attrs.frozen(kw_only=True)
 class LeaseSettings:
     """How lines are given out and taken back."""
@@ -161,10 +197,19 @@ class LeaseSettings:
     max_losses: int = attrs.field(default=10, validator=_between(1, 1_000_000))
     """Dropped connections a line may cost, when it was leased alone, before it is given up."""
     retry_delay_seconds: float = attrs.field(default=0.0, validator=_between(0, 1e9))
+    """Before the second attempt at a line, doubled for each further one, give or take a quarter;
+    but a second at least before the third one, and before the last."""
     grace_seconds: float = attrs.field(default=10.0, validator=_between(0, 1e9))
     """How long a dropped connection's leases wait for it to come back."""
     window: int = attrs.field(default=WINDOW, validator=_between(1, 1_000_000_000))
     """How many lines the work may run ahead of the first unanswered one."""
+    hedge: float = attrs.field(default=HEDGE, validator=_between(0, 1e6))
+    """A lease that takes so many times what 95 of 100 recent ones took at the most may get a second
+    copy where nothing else is left to give; 0: never."""
+    halt: Halt | None = Halt(0.5, 200)
+    """When so much fails that only a line each half minute is tried; None: never."""
+    max_held: int = attrs.field(default=MAX_HELD_LINES, validator=_between(1, 1_000_000_000))
+    """Lines that one worker name may hold, over all its connections."""
 
 
 @attrs.frozen(kw_only=True)
@@ -223,6 +268,16 @@ def _strict_str(value: Any, kind: type[str]) -> str:  # noqa: ANN401 - untyped b
     if not isinstance(value, str):
         raise UsageError(f"{value!r} is not a text.")
     return kind(value)  # Fsync comes here, too: it is a str
+
+
+@converter.register_structure_hook
+def _parse_halt(value: Any, _type: Halt | None) -> Halt | None:  # noqa: ANN401 - untyped by nature
+    return Halt.parse(_strict_str(value, str))
+
+
+@converter.register_unstructure_hook
+def _show_halt(halt: Halt) -> str:
+    return str(halt)
 
 
 @converter.register_structure_hook

@@ -27,6 +27,7 @@ from trioline.storage.job import Job
 pytestmark = pytest.mark.slow
 
 JOB = ("in", "out", "--quiet", "--linger", "0")
+INTERVAL = ("--fsync", "interval")
 RESULT_BYTES = 1_024
 BATCH = 1_000
 MEMORY_BYTES = 100 * 1024 * 1024
@@ -224,7 +225,9 @@ def test_any_order_over_many_short_lines(
     (tmp_path / "in").write_bytes(numbers(count))
     begin = time.monotonic()
     with (
-        serving(*JOB, "--fsync", "interval", "--window", str(count), cwd=tmp_path) as serve,
+        serving(
+            *JOB, *INTERVAL, "--window", str(count), "--max-held", str(count), cwd=tmp_path
+        ) as serve,
         Plain(serve.port) as worker,
     ):
         before = Memory.of(serve.pid)

@@ -164,8 +164,10 @@ def test_numbers_in_the_text_hold() -> None:
     server = config.ServerSettings()
     for sentence in (
         f"(`127.0.0.1:{config.DEFAULT_PORT}` unless told otherwise)",
-        f"`max_attempts` ({leases.max_attempts} by default)",
-        f"loses {leases.max_losses} clients while alone is rejected (`--max-losses`)",
+        f"| `max_attempts`, {leases.max_attempts} (`--max-attempts`) |",
+        f"| {leases.max_losses} (`--max-losses`) |",
+        f"`hedge` ({leases.hedge:g}) times the time",
+        f"(`--halt {leases.halt}`)",
         f"grace ({leases.grace_seconds:g} s by default)",
         f"`--window` lines ({leases.window:,})",
         f"`--window` at the most ({leases.window:,})",

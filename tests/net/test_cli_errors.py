@@ -448,6 +448,9 @@ JOB_OPTIONS = {
     "--retry-delay": ("-1", "nan", "inf", "x"),
     "--grace": ("-1", "nan", "inf", "x"),
     "--window": ("0", "1000000001", "x"),
+    "--hedge": ("-1", "nan", "1e7", "x"),
+    "--halt": ("50", "0%/200", "101%/200", "50%/0", "x%/5"),
+    "--max-held": ("0", "1000000001", "x"),
     "--linger": ("-1", "nan", "inf", "86401", "x"),
     "--drain": ("-1", "nan", "inf", "x"),
     "--fsync": ("sometimes",),
@@ -457,6 +460,7 @@ JOB_OPTIONS = {
 WORK_OPTIONS = {
     "--concurrency": ("0", "100001", "x"),
     "--batch": ("0", "10001", "x"),
+    "--timeout": ("0", "-1", "nan", "x"),
     "--drain": ("-1", "nan", "inf", "x"),
     "--give-up": ("-1", "nan", "inf", "x"),
     "--processes": ("0", "4097", "x"),

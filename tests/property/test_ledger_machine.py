@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 
 import attrs
 from hypothesis import settings
@@ -17,14 +19,10 @@ from hypothesis.stateful import (
 
 import trioline.ledger
 from trioline.config import WINDOW, LeaseSettings
-from trioline.ledger import (
-    ALONE_AFTER_LOSSES,
-    FRESH,
-    HolderId,
-    Lease,
-    Ledger,
-    Rejected,
-)
+from trioline.ledger import FRESH, History, HolderId, Lease, Ledger, Offer, Rejected, Tried
+from trioline.ledger.budgets import Budgets
+from trioline.ledger.hedging import MIN_SECONDS, SHARE
+from trioline.ledger.pace import MIN_LEASES
 from trioline.ledger.table import MIN_TRIM
 
 HOLDERS = st.integers(1, 3).map(HolderId)
@@ -36,12 +34,22 @@ PICKS = st.integers(0, 1_000_000)
 
 @attrs.define
 class ModelLease:
-    """What was given out together."""
+    """What was given out together; a copy names its original."""
 
+    number: int
     holder: int
+    lines: set[int]
+    count: int
+    granted_at: float
     timeout: float
     due: float
+    again: float = attrs.field(default=attrs.Factory(lambda self: self.timeout, takes_self=True))
+    """What postponing gives it: its timeout, or the grace that runs."""
+    original: int | None = None
     is_lost: bool = False
+    is_answered: bool = False
+    uncopied: set[int] = attrs.Factory(set)
+    lost_copies: int = 0
 
 
 @attrs.define
@@ -51,9 +59,7 @@ class Line:
     state: str = "fresh"
     lease: int = 0
     ready_at: float = 0.0
-    attempts: int = 0
-    losses: int = 0
-    errors: tuple[str, ...] = ()
+    history: History = FRESH
     times_settled: int = 0
 
 
@@ -66,9 +72,16 @@ class LedgerMachine(RuleBasedStateMachine):
         max_losses=st.integers(2, 4) | st.just(1),
         delay=st.sampled_from([0.0, 0.0, 2.0]),
         size=st.integers(20, 90) | st.integers(0, 3),
+        hedge=st.sampled_from([0.1, 0.1, 2.0, 0.0]),
     )
     def begin(
-        self, window: int, max_attempts: int, max_losses: int, delay: float, size: int
+        self,
+        window: int,
+        max_attempts: int,
+        max_losses: int,
+        delay: float,
+        size: int,
+        hedge: float,
     ) -> None:
         """Start a job; its end is only found later."""
         self.settings = LeaseSettings(
@@ -77,7 +90,12 @@ class LedgerMachine(RuleBasedStateMachine):
             max_losses=max_losses,
             retry_delay_seconds=delay,
             window=window,
+            hedge=hedge,
         )
+        self.budgets = Budgets(self.settings)
+        self.remembered: dict[int, History] = {}
+        self.firsts: list[float] = []
+        self.wholes: list[float] = []
         self.ledger = Ledger(self.settings)
         self.lines = [Line() for _ in range(size)]
         self.leases: dict[int, ModelLease] = {}
@@ -93,10 +111,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         trioline.ledger.table.MIN_TRIM = 2  # so that the owner table moves within so few lines
+        trioline.ledger.pace.MIN_LEASES = 2
 
     def teardown(self) -> None:
         """Leave the module as it was."""
         trioline.ledger.table.MIN_TRIM = MIN_TRIM
+        trioline.ledger.pace.MIN_LEASES = MIN_LEASES
 
     # --- the model -------------------------------------------------------------------------------
 
@@ -116,6 +136,14 @@ class LedgerMachine(RuleBasedStateMachine):
         it = self.lines[line]
         return self.leases[it.lease].holder if it.state == "leased" else None
 
+    def copies_of(self, number: int) -> list[ModelLease]:
+        return [lease for lease in self.leases.values() if lease.original == number]
+
+    def lease_with(self, line: int, holder: int) -> ModelLease | None:
+        """Find the lease, original or copy, with which a holder has a line."""
+        mine = (lease for lease in self.held(holder).values() if line in lease.lines)
+        return next(mine, None)
+
     def offerable(self) -> int | None:
         """Find the oldest line that may be given out now."""
         if self.paused:
@@ -132,12 +160,14 @@ class LedgerMachine(RuleBasedStateMachine):
         line = self.lines[at]
         line.state = "settled"
         line.times_settled += 1
+        self.remembered.pop(at, None)
+        for lease in self.leases.values():
+            lease.lines.discard(at)
         self.clean()
 
     def clean(self) -> None:
         """Forget leases without lines."""
-        alive = {line.lease for line in self.lines if line.state == "leased"}
-        self.leases = {number: it for number, it in self.leases.items() if number in alive}
+        self.leases = {number: it for number, it in self.leases.items() if it.lines}
         self.frontier = max(self.frontier, self.base)
 
     def tell(self, holder: int, line: int) -> None:
@@ -147,13 +177,59 @@ class LedgerMachine(RuleBasedStateMachine):
         line = self.lines[at]
         line.state, line.ready_at = "queued", self.now + delay
 
-    def check_rejected(self, rejected: tuple[Rejected, ...], expected: set[int]) -> None:
-        seen = [line for one in rejected for line in one.lines]
-        assert sorted(seen) == sorted(expected)
-        for one in rejected:
-            for line in one.lines:
-                assert one.history.attempts == self.lines[line].attempts
-                assert one.history.errors == self.lines[line].errors
+    def give_up(
+        self,
+        lease: ModelLease,
+        lines: set[int],
+        history: History,
+        *,
+        is_over: bool = False,
+        delay: float = 0.0,
+    ) -> dict[int, str]:
+        """End a lease's hold on lines without a result.
+
+        Returns:
+            What becomes known of each line's history.
+        """
+        lease.lines -= lines
+        kept: set[int] = set()
+        effects: dict[int, str] = {}
+        for copy in self.copies_of(lease.number):
+            if copy.lines <= lines:
+                kept |= copy.lines
+                self.promote(copy)
+            for at in copy.lines & (lines - kept):
+                self.tell(copy.holder, at)
+            copy.lines -= lines - kept
+        for at in lines if lease.original is None else ():
+            self.lines[at].history = history
+            effects[at] = "tried"
+            if at not in kept and is_over:
+                self.settle_line(at)
+                effects[at] = "rejected"
+            elif at not in kept:
+                self.queue(at, delay)
+        self.clean()
+        return effects
+
+    def promote(self, copy: ModelLease) -> None:
+        """Let a copy take its original's place, after all other originals."""
+        copy.original = None
+        self.leases[copy.number] = self.leases.pop(copy.number)
+        for at in copy.lines:
+            self.lines[at].lease = copy.number
+
+    def check_effects(self, effects: Iterable[Rejected | Tried], expected: dict[int, str]) -> None:
+        """Compare what was told with what should be, and remember it as a journal does."""
+        seen: dict[int, str] = {}
+        for one in effects:
+            for at in one.lines:
+                assert at not in seen
+                seen[at] = "tried" if isinstance(one, Tried) else "rejected"
+                assert one.history == self.lines[at].history
+                if isinstance(one, Tried):
+                    self.remembered[at] = one.history
+        assert seen == expected
 
     # --- giving out ------------------------------------------------------------------------------
 
@@ -166,25 +242,98 @@ class LedgerMachine(RuleBasedStateMachine):
         assert offer.first == self.offerable()
         assert 1 <= offer.count <= max_count
         count = 1 + part % min(offer.count, len(self.lines) - offer.first)
-        model = self.lines[offer.first]
-        assert count == 1 or model.losses < ALONE_AFTER_LOSSES
+        history = self.lines[offer.first].history
+        is_last = 0 < self.max_attempts - 1 <= history.attempts
+        together = 1 if is_last else history.max_together or max_count
+        assert offer.count <= together
+        self.give_out(holder, offer, count)
+
+    def give_out(self, holder: HolderId, offer: Offer, count: int) -> None:
+        """Lease the first lines of an offer."""
         lease = self.ledger.lease(self.now, holder, offer, count)
         assert lease.number > self.last_number
-        assert lease.attempt == model.attempts + 1
         self.last_number = lease.number
-        self.leases[lease.number] = ModelLease(holder, self.timeout, self.now + self.timeout)
-        for at in range(offer.first, offer.first + count):
+        lines = set(range(offer.first, offer.first + count))
+        assert set(lease.lines) == lines
+        original = None if offer.original is None else int(offer.original.number)
+        self.leases[lease.number] = ModelLease(
+            number=lease.number,
+            holder=holder,
+            lines=lines,
+            count=count,
+            granted_at=self.now,
+            timeout=self.timeout,
+            due=self.now + self.timeout,
+            original=original,
+        )
+        for at in lines:
             line = self.lines[at]
-            assert line.state in ("fresh", "queued")
-            assert line.ready_at <= self.now
-            past = offer.history
-            assert (past.attempts, past.losses, past.errors) == (
-                line.attempts,
-                line.losses,
-                line.errors,
-            )
-            line.state, line.lease = "leased", lease.number
+            assert offer.history == line.history
+            if original is None:
+                assert line.state in ("fresh", "queued")
+                assert line.ready_at <= self.now
+                line.state, line.lease = "leased", lease.number
+            else:
+                assert line.lease == original
         self.frontier = max(self.frontier, offer.first + count)
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    def is_late(self, lease: ModelLease) -> bool:
+        if min(len(self.firsts), len(self.wholes)) < 2:
+            return False
+        first, whole = (
+            sorted(times)[math.ceil(SHARE * len(times)) - 1] for times in (self.firsts, self.wholes)
+        )
+        usual = max(first, lease.count * whole)
+        return self.now - lease.granted_at >= self.settings.hedge * usual
+
+    def copyable(self, holder: int) -> tuple[int, list[int]] | None:
+        """Find the first lines in a row that may have a copy, and their lease."""
+        if self.paused or not self.settings.hedge:
+            return None
+        for lease in self.leases.values():
+            if lease.original is not None:
+                continue
+            if self.now - lease.granted_at < MIN_SECONDS:
+                return None
+            if lease.lost_copies >= self.settings.max_losses:
+                continue
+            free = set(lease.lines) - lease.uncopied
+            for copy in self.copies_of(lease.number):
+                free -= copy.lines
+            if lease.holder != holder and self.is_late(lease) and free:
+                row = itertools.takewhile(free.__contains__, itertools.count(min(free)))
+                return lease.number, list(row)
+        return None
+
+    @precondition(lambda self: self.leases)
+    @rule(holder=HOLDERS, max_count=st.integers(1, 8), part=PICKS)
+    def copy(self, holder: HolderId, max_count: int, part: int) -> None:
+        """Take a second copy of late lines, whole or in part, where there are any."""
+        expected = self.copyable(holder)
+        offer = self.ledger.offer_copy(self.now, holder, max_count)
+        if expected is None:
+            assert offer is None
+            return
+        number, row = expected
+        assert offer is not None
+        assert offer.original is not None
+        together = self.lines[row[0]].history.max_together or max_count
+        assert (offer.original.number, offer.first) == (number, row[0])
+        assert offer.count == min(max_count, len(row), together)
+        self.give_out(holder, offer, 1 + part % offer.count)
+
+    @precondition(lambda self: self.leases)
+    @rule(max_count=st.integers(1, 8), part=PICKS)
+    def copy_a_lot(self, max_count: int, part: int) -> None:
+        """Let everybody take copies a while later."""
+        self.now += 3.0
+        for holder in (1, 2, 3, 1, 2, 3):
+            if self.leases:
+                self.copy(HolderId(holder), max_count, part)
+
+    # --- giving out, on and on -------------------------------------------------------------------
 
     @precondition(lambda self: self.offerable() is not None)
     @rule(holder=HOLDERS, max_count=st.integers(1, 12))
@@ -200,10 +349,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if at is None or self.lines[at].state != "fresh":
             return
         rejected = self.ledger.reject_unreadable(at, "too long")
-        self.lines[at].attempts, self.lines[at].errors = 1, ("too long",)
+        self.lines[at].history = History(attempts=1, errors=("too long",))
         self.frontier = max(self.frontier, at + 1)
         self.settle_line(at)
-        self.check_rejected((rejected,), {at})
+        self.check_effects((rejected,), {at: "rejected"})
 
     # --- results ---------------------------------------------------------------------------------
 
@@ -219,21 +368,36 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(self.ledger.was_given_out(line) for line in lines)
         expected = [at for at in lines if self.lines[at].state != "settled"]
         for at in expected:
-            keeper = self.holder_of(at)
-            if keeper is not None and keeper != holder:
-                self.tell(keeper, at)
+            for lease in self.leases.values():
+                if at in lease.lines and lease.holder != holder:
+                    self.tell(lease.holder, at)
+        self.note_pace(holder, expected)
         for at in expected:
             self.settle_line(at)
-        new = self.ledger.settle(holder, lines)
+        new = self.ledger.settle(self.now, holder, lines)
         assert [line for run in new for line in run] == expected
         assert all(left.stop < right.start for left, right in itertools.pairwise(new))
+
+    def note_pace(self, holder: int, settled: list[int]) -> None:
+        """Note how long the holder's own leases took, copies aside."""
+        for lease in self.held(holder).values():
+            came = [at for at in settled if at in lease.lines]
+            if lease.original is not None or not came:
+                continue
+            seconds = self.now - lease.granted_at
+            if not lease.is_answered:
+                row = itertools.takewhile(came.__contains__, itertools.count(came[0]))
+                self.firsts.append(seconds / len(list(row)))
+                lease.is_answered = True
+            if len(came) == len(lease.lines):
+                self.wholes.append(seconds / lease.count)
 
     @precondition(lambda self: self.leases)
     @rule(pick=PICKS, part=PICKS, count=st.integers(1, 15))
     def settle_own(self, pick: int, part: int, count: int) -> None:
         """Answer one lease from one of its lines on."""
         number = sorted(self.leases)[pick % len(self.leases)]
-        lines = [at for at in self.of_state("leased") if self.lines[at].lease == number]
+        lines = sorted(self.leases[number].lines)
         self.settle(HolderId(self.leases[number].holder), lines[part % len(lines)], count)
 
     # --- failures --------------------------------------------------------------------------------
@@ -253,28 +417,40 @@ class LedgerMachine(RuleBasedStateMachine):
         """Report a failure, rightly or not."""
         leased = self.of_state("leased")
         at = leased[pick % len(leased)] if own and leased else pick % len(self.lines)
-        line = self.lines[at]
-        keeper = self.holder_of(at)
-        if own and keeper is not None:
-            holder = HolderId(keeper)
-        number = {"none": None, "right": line.lease, "wrong": line.lease + 1}[named]
+        keepers = [lease.holder for lease in self.leases.values() if at in lease.lines]
+        if own and keepers:
+            holder = HolderId(keepers[pick % len(keepers)])
+        lease = self.lease_with(at, holder)
+        right = self.lines[at].lease if lease is None else lease.number
+        number = {"none": None, "right": right, "wrong": self.last_number + 1}[named]
         failure = self.ledger.fail(
             self.now, holder, at, "no", retry=retry, delay_seconds=delay, lease_number=number
         )
-        if keeper != holder or named == "wrong":
+        if lease is None or named == "wrong":
             assert failure is None
             return
         assert failure is not None
-        line.attempts, line.errors = line.attempts + 1, (*line.errors, "no")[-10:]
-        assert failure.attempt == line.attempts
-        if not retry or line.attempts >= self.max_attempts:
-            self.settle_line(at)
-            assert failure.rejected is not None
-            self.check_rejected((failure.rejected,), {at})
+        past = self.lines[at].history
+        if lease.original is not None and retry:
+            assert (failure.attempt, failure.effect) == (past.attempts, None)
+            self.leases[lease.original].uncopied.add(at)
+            self.give_up(lease, {at}, past)
             return
-        assert failure.rejected is None
-        self.queue(at, self.settings.retry_delay_seconds if delay is None else delay)
-        self.clean()
+        assert failure.attempt == past.attempts + 1
+        history = attrs.evolve(past, attempts=failure.attempt, errors=(*past.errors, "no")[-10:])
+        if retry:
+            wait = self.budgets.failed(past, "no", at, delay).delay_seconds
+            is_over = history.attempts >= self.max_attempts
+            expected = self.give_up(lease, {at}, history, is_over=is_over, delay=wait)
+        else:
+            self.lines[at].history = history
+            for other in self.leases.values():
+                if at in other.lines and other.holder != holder:
+                    self.tell(other.holder, at)
+            self.settle_line(at)
+            expected = {at: "rejected"}
+        assert failure.effect is not None
+        self.check_effects((failure.effect,), expected)
 
     @precondition(lambda self: self.leases)
     @rule(picks=st.lists(PICKS, min_size=1, max_size=6), delay=st.sampled_from([None, 0.0, 1.0]))
@@ -290,15 +466,15 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(holder=HOLDERS, picks=st.none() | st.lists(PICKS, min_size=1, max_size=8), own=MOSTLY)
     def release(self, holder: HolderId, picks: list[int] | None, own: bool) -> None:
         """Give lines back: all, or some, others' among them."""
-        mine = [at for at in self.of_state("leased") if self.holder_of(at) == holder]
+        mine = sorted(at for lease in self.held(holder).values() for at in lease.lines)
         among = mine if own else list(range(len(self.lines)))
         asked = mine if picks is None else [among[pick % len(among)] for pick in picks if among]
         expected = set(asked) & set(mine)
         released = self.ledger.release(self.now, holder, None if picks is None else asked)
         assert released == len(expected)
-        for at in expected:
-            self.queue(at, 0)
-        self.clean()
+        for lease in self.held(holder).values():
+            if given := lease.lines & expected:
+                self.give_up(lease, given, self.lines[min(given)].history)
 
     # --- holders ---------------------------------------------------------------------------------
 
@@ -319,13 +495,14 @@ class LedgerMachine(RuleBasedStateMachine):
         for number in chosen:
             self.renew(number)
         told = self.told.pop(holder, set())
-        assert lost == sorted(at for at in told if self.holder_of(at) != holder)
+        assert lost == sorted(at for at in told if self.lease_with(at, holder) is None)
         if pick is None:
             assert self.ledger.extend(self.now, holder) == []
 
     def renew(self, number: int) -> None:
         lease = self.leases[number]
-        lease.timeout, lease.due, lease.is_lost = self.timeout, self.now + self.timeout, False
+        lease.timeout = lease.again = self.timeout
+        lease.due, lease.is_lost = self.now + self.timeout, False
 
     @precondition(lambda self: self.leases)
     @rule(holder=HOLDERS, grace=st.sampled_from([0.0, 2.0, 10.0, 50.0]))
@@ -335,7 +512,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for lease in self.held(holder).values():
             lease.is_lost = True
             if lease.due > self.now + grace:
-                lease.due, lease.timeout = self.now + grace, grace
+                lease.due, lease.again = self.now + grace, grace
 
     @precondition(lambda self: any(lease.is_lost for lease in self.leases.values()))
     @rule(holder=HOLDERS)
@@ -364,38 +541,41 @@ class LedgerMachine(RuleBasedStateMachine):
     def expire(self, step: float) -> None:
         """Sweep."""
         self.now += step
-        expected: set[int] = set()
-        for number, lease in list(self.leases.items()):
-            if lease.due <= self.now:
-                expected |= self.run_out(number, lease)
-        self.clean()
-        self.check_rejected(self.ledger.expire(self.now), expected)
-        due = self.ledger.next_due_at()
-        assert due is None or due > self.now
+        due = [lease for lease in self.leases.values() if lease.due <= self.now]
+        expired = {int(one.lease.number): one for one in self.ledger.expire(self.now)}
+        assert set(expired) == {lease.number for lease in due}
+        for lease in sorted(due, key=lambda lease: lease.original is None):
+            one = expired[lease.number]
+            assert {at for run in one.lines for at in run} == lease.lines
+            self.check_effects(one.effects, self.run_out(lease))
+        next_due = self.ledger.next_due_at()
+        assert next_due is None or next_due > self.now
 
-    def run_out(self, number: int, lease: ModelLease) -> set[int]:
-        lines = [at for at in self.of_state("leased") if self.lines[at].lease == number]
-        rejected: set[int] = set()
+    def run_out(self, lease: ModelLease) -> dict[int, str]:
+        lines, count = set(lease.lines), len(lease.lines)
+        past = self.lines[min(lines)].history
+        attempts, losses, error, delay, is_over = past.attempts, past.losses, "", 0.0, False
+        half = max(1, (count + 1) // 2)
         for at in lines:
-            line = self.lines[at]
             self.tell(lease.holder, at)
-            if lease.is_lost:
-                line.losses += 1
-                is_over = line.losses >= self.settings.max_losses and len(lines) == 1
-                error = f"its workers were lost {line.losses} times"
-                delay = 0.0
-            else:
-                is_over = line.attempts + 1 >= self.max_attempts
-                error = f"no answer within the lease of {lease.timeout:g} seconds"
-                delay = self.settings.retry_delay_seconds
-            if is_over or not lease.is_lost:
-                line.attempts, line.errors = line.attempts + 1, (*line.errors, error)[-10:]
+        if lease.original is not None and lease.is_lost:
+            self.leases[lease.original].lost_copies += 1
+        elif lease.original is not None:
+            self.leases[lease.original].uncopied |= lines
+        if not lease.is_lost:
+            attempts += 1
+            error = f"no answer within the lease of {lease.timeout:g} seconds"
+            is_over = attempts >= self.max_attempts
+        elif count == 1:
+            losses += 1
+            is_over = losses >= self.settings.max_losses
+            delay = self.budgets.lost(past, 1, min(lines)).delay_seconds
             if is_over:
-                self.settle_line(at)
-                rejected.add(at)
-            else:
-                self.queue(at, delay)
-        return rejected
+                attempts += 1
+                error = f"its workers were lost {losses} times"
+        errors = (*past.errors, error)[-10:] if error else past.errors
+        history = History(attempts, losses, errors, half)
+        return self.give_up(lease, lines, history, is_over=is_over, delay=delay)
 
     @precondition(lambda self: self.leases)
     @rule()
@@ -417,7 +597,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Find that the process stood still."""
         self.ledger.postpone(self.now)
         for lease in self.leases.values():
-            lease.due = self.now + lease.timeout
+            lease.due = self.now + lease.again
 
     # --- the job ---------------------------------------------------------------------------------
 
@@ -443,7 +623,8 @@ class LedgerMachine(RuleBasedStateMachine):
             case "timeout":
                 self.timeout = self.ledger.lease_timeout_seconds = seconds
             case _:
-                self.max_attempts = self.ledger.max_attempts = budget
+                self.max_attempts = self.ledger.budgets.max_attempts = budget
+                self.budgets.max_attempts = budget
 
     @precondition(lambda self: self.base > 3 and self.now > 115)
     @rule()
@@ -452,17 +633,22 @@ class LedgerMachine(RuleBasedStateMachine):
         base = self.base
         ahead = [range(at, at + 1) for at in self.of_state("settled") if at >= base]
         self.ledger = Ledger(self.settings, base=base, is_resumed=True)
-        self.ledger.restore(ahead)
+        tried = [Tried(range(at, at + 1), past) for at, past in sorted(self.remembered.items())]
+        self.ledger.restore(ahead, tried)
         self.given_out_before = base + max(self.settings.window, WINDOW)
-        self.frontier = base
+        self.frontier = max([base, *(at + 1 for at in self.remembered)])
         self.leases.clear()
+        self.firsts.clear()
+        self.wholes.clear()
+        self.budgets.max_attempts = self.settings.max_attempts
         self.told.clear()
         self.timeout, self.max_attempts = 10.0, self.settings.max_attempts
         self.ended = self.paused = False
         self.last_number = 0
         for at, line in enumerate(self.lines):
             if line.state != "settled":
-                self.lines[at] = Line()
+                state = "queued" if at < self.frontier else "fresh"
+                self.lines[at] = Line(state, history=self.remembered.get(at, FRESH))
 
     # --- what always holds -----------------------------------------------------------------------
 
@@ -478,10 +664,18 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert lease.number == line.lease
                 assert at in lease.lines
                 seen[lease.number] = lease
-        assert set(seen) == set(self.leases)
+        assert set(seen) == {it.number for it in self.leases.values() if it.original is None}
+        for number, lease in seen.items():
+            assert {copy.number: set(copy.lines) for copy in lease.copies} == {
+                copy.number: copy.lines for copy in self.copies_of(number)
+            }
+            copied = [at for copy in lease.copies for at in copy.lines]
+            assert len(copied) == len(set(copied))
+            assert set(copied) <= set(lease.lines)
+            assert all(copy.holder != lease.holder for copy in lease.copies)
         for holder in range(1, 4):
-            mine = [at for at in self.of_state("leased") if self.holder_of(at) == holder]
-            assert self.ledger.holds(HolderId(holder)) == len(mine)
+            count = sum(len(lease.lines) for lease in self.held(holder).values())
+            assert self.ledger.holds(HolderId(holder)) == count
             assert self.ledger.lease_count(HolderId(holder)) == len(self.held(holder))
 
     @invariant()
@@ -501,6 +695,8 @@ class LedgerMachine(RuleBasedStateMachine):
         leased, queued = self.of_state("leased"), self.of_state("queued")
         assert ledger.ahead_count == sum(at > base for at in settled)
         assert ledger.leased_count == len(leased)
+        copied = sum(len(it.lines) for it in self.leases.values() if it.original is not None)
+        assert ledger.hedged_count == copied
         assert ledger.queued_count == len(queued)
         assert len(settled) + len(leased) + len(queued) + len(self.of_state("fresh")) == len(
             self.lines
@@ -543,12 +739,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def histories_agree(self) -> None:
         """What was tried with a line is remembered exactly."""
         for at in [*self.of_state("queued"), *self.of_state("leased")]:
-            line, history = self.lines[at], self.ledger.history_of(at)
-            assert (history.attempts, history.losses, history.errors) == (
-                line.attempts,
-                line.losses,
-                line.errors,
-            )
+            assert self.ledger.history_of(at) == self.lines[at].history
+            assert self.remembered.get(at, FRESH) == self.lines[at].history, "each change is told"
         for at in self.of_state("fresh"):
             assert self.ledger.history_of(at) == FRESH
 

@@ -150,6 +150,8 @@ RANGES: list[tuple[type, str, str, float, float]] = [
     (LeaseSettings, "max_attempts", "--max-attempts", 1, 1_000_000),
     (LeaseSettings, "max_losses", "--max-losses", 1, 1_000_000),
     (LeaseSettings, "retry_delay_seconds", "--retry-delay", 0, 1e9),
+    (LeaseSettings, "hedge", "--hedge", 0, 1e6),
+    (LeaseSettings, "max_held", "--max-held", 1, 1_000_000_000),
     (LeaseSettings, "grace_seconds", "--grace", 0, 1e9),
     (LeaseSettings, "window", "--window", 1, 1_000_000_000),
     (ServerSettings, "port", "--port", 0, 65_535),

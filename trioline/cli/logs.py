@@ -28,10 +28,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``trioline: 14:03:05 message``: the time of day is the local one."""
+    """``trioline: 14:03:05 message``: the time of day is the local one.
+
+    A record with a false ``has_time`` has none.
+    """
 
     def __init__(self) -> None:
         super().__init__("trioline: %(asctime)s %(message)s", "%H:%M:%S")
+        self._timeless = logging.Formatter("trioline: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Make the line."""
+        if getattr(record, "has_time", True):
+            return super().format(record)
+        return self._timeless.format(record)
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):

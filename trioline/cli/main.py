@@ -131,18 +131,19 @@ def report(error: BaseException) -> int:
         return EXIT_STOPPED
     if len(ours) < len(leaves):
         raise error
-    for text in dict.fromkeys(str(leaf) for leaf in ours):
-        _complain(text)
+    for text, is_usage in {str(leaf): isinstance(leaf, UsageError) for leaf in ours}.items():
+        _complain(text, has_time=not is_usage)
     if any(isinstance(leaf, StorageError) for leaf in ours):
         return EXIT_STORAGE
     return EXIT_USAGE if any(isinstance(leaf, UsageError) for leaf in ours) else EXIT_OTHER
 
 
-def _complain(text: str) -> None:
+def _complain(text: str, *, has_time: bool) -> None:
     import logging  # here, so that --help is quick
 
     if logging.getLogger().handlers:
-        logging.getLogger("trioline.cli").error("%s", text)  # in the format that was asked for
+        # In the format that was asked for. A command that never began needs no time of day.
+        logging.getLogger("trioline.cli").error("%s", text, extra={"has_time": has_time})
     else:
         click.echo(f"trioline: {text}", err=True)
 

@@ -14,7 +14,9 @@ from trioline.cli.deadline import Deadline
 from trioline.config import (
     DEFAULT_HOST,
     DEFAULT_PORT,
+    HEDGE,
     MAX_BATCH,
+    MAX_HELD_LINES,
     MAX_LINE_BYTES,
     Fsync,
     JobSettings,
@@ -140,7 +142,8 @@ lease_options = _stack(
         type=float,
         default=0.0,
         show_default=True,
-        help="How long a failed line waits for its next attempt.",
+        help="How long a failed line waits for its next attempt, doubled each time; at least a "
+        "second before the third and the last one.",
     ),
     click.option(
         "--grace",
@@ -157,6 +160,31 @@ lease_options = _stack(
         default=1_000_000,
         show_default=True,
         help="How far the work may run ahead of the first unanswered line.",
+    ),
+    click.option(
+        "--hedge",
+        metavar="FACTOR",
+        type=float,
+        default=HEDGE,
+        show_default=True,
+        help="With nothing else to give, an idle worker gets a copy of what takes so many times as "
+        "long as the rest; 0: never.",
+    ),
+    click.option(
+        "--halt",
+        metavar="SHARE%/LINES",
+        default="50%/200",
+        show_default=True,
+        help="When so many of the last lines failed, only one is tried each half minute until one "
+        "succeeds; never: not at all.",
+    ),
+    click.option(
+        "--max-held",
+        metavar="LINES",
+        type=int,
+        default=MAX_HELD_LINES,
+        show_default=True,
+        help="Lines that one worker may hold, over all its connections.",
     ),
 )
 
@@ -349,6 +377,9 @@ def lease_settings(options: dict[str, Any]) -> LeaseSettings:
         "retry_delay_seconds": options["retry_delay"],
         "grace_seconds": options["grace"],
         "window": options["window"],
+        "hedge": options["hedge"],
+        "halt": options["halt"],
+        "max_held": options["max_held"],
     }
     return converter.structure(values, LeaseSettings)
 

@@ -21,15 +21,27 @@ of lines only when they are settled one by one. What was tried with a line befor
 range. What is kept for each line between ``base`` and the frontier is nine bytes: one that says
 whether it is settled, eight that name the lease it was last given out with.
 
+Three budgets are kept apart. *Attempts*: the worker said that the line failed, or did not answer in
+time. *Losses*: the worker was lost while it held nothing but this line. *Releases* cost nothing.
+Lines that were lost or went unanswered in company are on probation: they are given out in halves,
+down to one by one, so that the one that kills or hangs its workers is found out, and no other is
+blamed for it.
+
+Where nothing else is left to give, a lease that takes far longer than others did gets a second
+*copy*: the first result of a line counts. A copy's failure, expiry or loss changes nothing for
+its line; when the original ends without a result, the copy takes its place.
+
 Invariants (the tests check them after every step)
 --------------------------------------------------
 
-1. No line is leased twice at one instant, and no settled line is leased or offered.
+1. At one instant a line has at most one lease and one copy of that, held by two different
+   holders, and no settled line is leased or offered.
 2. A line is settled once: ``settle`` names it as new once, or it is rejected once, never both.
 3. fresh + queued + leased + settled lines are all lines: nothing is forgotten.
 4. ``base`` is the first line that is not settled, and the frontier is at most ``window`` beyond.
 5. The oldest line that can be offered is offered first.
-6. Only the present holder's fail, release and extend change anything.
+6. Only a present holder's fail, release and extend change anything.
+7. A history is only ever added to, and each change of one is told as an effect.
 
 What must never be added here: I/O, clocks (``now`` is a parameter, in seconds of any monotonic
 clock), randomness, logging, awaiting. Ordinary bad luck is a return value, not an exception.
@@ -41,10 +53,14 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from trioline.config import WINDOW, LeaseSettings
-from trioline.deadlines import Deadlines
+from trioline.ledger.budgets import Budgets, Verdict
+from trioline.ledger.hedging import Hedging
+from trioline.ledger.leases import Leases
+from trioline.ledger.pace import Pace
 from trioline.ledger.queue import Queue
 from trioline.ledger.rows import (
     FRESH,
+    Expired,
     Failure,
     History,
     HolderId,
@@ -52,12 +68,14 @@ from trioline.ledger.rows import (
     LeaseId,
     Offer,
     Rejected,
+    Tried,
     runs_of,
 )
 from trioline.ledger.table import LineTable
 
 __all__ = [
     "FRESH",
+    "Expired",
     "Failure",
     "History",
     "HolderId",
@@ -66,14 +84,11 @@ __all__ = [
     "Ledger",
     "Offer",
     "Rejected",
+    "Tried",
 ]
 
-MAX_LOST_RANGES = 1_000
-"""Lost ranges remembered for a holder that never asks; older ones are forgotten."""
 MAX_TOLD_LOST = 100_000
 """Lost lines that one ``extend`` names; the rest are news only to a worker that is long gone."""
-ALONE_AFTER_LOSSES = 2
-"""A line in that many lost leases is leased alone, so that its next loss is its own."""
 MAX_WAITING_RANGES = 100_000
 """Ranges that wait for another attempt, each with its errors' texts: past it nothing fresh is
 given out, so that a job in which everything fails stays within bounds."""
@@ -83,8 +98,8 @@ class Ledger:
     """The state of one job. See the module's docstring for its theory.
 
     Args:
-        settings: Budgets and times; ``lease_timeout_seconds``, ``max_attempts`` and ``paused``
-            may be changed later.
+        settings: Budgets and times; ``lease_timeout_seconds``, ``paused``, and what ``budgets`` and
+            ``hedging`` say, may be changed later.
         base: The first line without a result: all before it are settled.
         is_resumed: Whether another ledger of the same job gave out lines before. Results for
             lines up to ``window``, or its default, beyond ``base`` are accepted then, as it may
@@ -93,22 +108,19 @@ class Ledger:
 
     def __init__(self, settings: LeaseSettings, *, base: int = 0, is_resumed: bool = False) -> None:
         self.lease_timeout_seconds = settings.lease_timeout_seconds
-        self.max_attempts = settings.max_attempts
-        self.max_losses = settings.max_losses
-        self.retry_delay_seconds = settings.retry_delay_seconds
         self.grace_seconds = settings.grace_seconds
         self.window = settings.window
         self.paused = False
         self.total: int | None = None
+        self.pace = Pace()
+        """How long lines take."""
+        self.budgets = Budgets(settings)
         self._table = LineTable(base)
+        self._leases = Leases(self._table)
+        self.hedging = Hedging(self._leases, self.pace, settings.hedge, settings.max_losses)
+        self._queue = Queue()
         self._frontier = base
         self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
-        self._queue = Queue()
-        self._leases: dict[LeaseId, Lease] = {}
-        self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
-        self._lost: dict[HolderId, list[range]] = {}
-        self._deadlines: Deadlines[Lease] = Deadlines()
-        self._next_lease = 1
 
     # --- what is there ---------------------------------------------------------------------------
 
@@ -135,7 +147,12 @@ class Ledger:
     @property
     def leased_count(self) -> int:
         """Lines leased now."""
-        return sum(len(lease.lines) for lease in self._leases.values())
+        return self._leases.line_count
+
+    @property
+    def hedged_count(self) -> int:
+        """Lines of these that have a second copy out."""
+        return self._leases.copied_count
 
     @property
     def queued_count(self) -> int:
@@ -147,20 +164,19 @@ class Ledger:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is leased."""
-        return not self._leases
+        return not len(self._leases)
 
     def holds(self, holder: HolderId) -> int:
-        """Count the lines a holder has."""
-        return sum(len(lease.lines) for lease in self._held.get(holder, {}).values())
+        """Count the lines a holder has, copies among them."""
+        return sum(len(lease.lines) for lease in self._leases.held_by(holder))
 
     def lease_count(self, holder: HolderId) -> int:
         """Count the leases a holder has."""
-        return len(self._held.get(holder, ()))
+        return self._leases.held_count(holder)
 
     def lease_of(self, line: int) -> Lease | None:
-        """Find the lease that holds a line now."""
-        lease = self._leases.get(LeaseId(self._table.owner(line)))
-        return lease if lease is not None and line in lease.lines else None
+        """Find the lease that holds a line now; not a copy."""
+        return self._leases.of(line)
 
     def history_of(self, line: int) -> History:
         """What was tried with a queued or leased line before."""
@@ -173,17 +189,35 @@ class Ledger:
 
     # --- giving out ------------------------------------------------------------------------------
 
-    def restore(self, ahead: Iterable[range]) -> None:
-        """Mark lines that an earlier run settled before their turn."""
+    def restore(self, ahead: Iterable[range], tried: Iterable[Tried] = ()) -> None:
+        """Take over what an earlier run left, before anything is given out.
+
+        Args:
+            ahead: Lines that it settled before their turn.
+            tried: Lines that are not settled and have a history, in order.
+        """
         for lines in ahead:
             self._table.settle(range(max(lines.start, self.base), lines.stop))
+        for one in tried:
+            self._queue_unsettled(range(self._frontier, one.lines.start), FRESH)
+            self._queue_unsettled(one.lines, one.history)
+            self._frontier = max(self._frontier, one.lines.stop)
+
+    def _queue_unsettled(self, lines: range, history: History) -> None:
+        for run in self._table.unsettled_runs(max(lines.start, self.base), lines.stop):
+            self._queue.push(run, history)
 
     def end_at(self, total: int) -> None:
         """Say how many lines the input has, once its end was seen."""
         self.total = total
 
-    def offer(self, now: float, max_count: int) -> Offer | None:
+    def offer(self, now: float, max_count: int, *, fresh_first: bool = False) -> Offer | None:
         """Find the oldest lines that can be leased; they share one history.
+
+        Args:
+            now: The instant.
+            max_count: At most so many.
+            fresh_first: Rather lines that were never tried: for a canary, which may well fail.
 
         Returns:
             None where there are none now. Beyond the frontier the offer supposes that the input
@@ -192,15 +226,16 @@ class Ledger:
         if self.paused:
             return None
         self._queue.wake(now)
-        return self._offer_queued(max_count) or self._offer_fresh(max_count)
+        fresh = self._offer_fresh(max_count) if fresh_first else None
+        return fresh or self._offer_queued(max_count) or self._offer_fresh(max_count)
 
     def _offer_queued(self, max_count: int) -> Offer | None:
         while (found := self._queue.first()) is not None:
             lines, history = found
             run = self._table.first_unsettled_run(lines.start, lines.stop)
             if run:
-                alone = history.losses >= ALONE_AFTER_LOSSES
-                return Offer(run.start, 1 if alone else min(max_count, len(run)), history)
+                together = self.budgets.max_together(history) or max_count
+                return Offer(run.start, min(max_count, together, len(run)), history)
             self._queue.drop_first()
         return None
 
@@ -213,31 +248,27 @@ class Ledger:
         run = self._table.first_unsettled_run(self._frontier, stop)
         return Offer(run.start, min(max_count, len(run)), FRESH) if run else None
 
+    def offer_copy(self, now: float, holder: HolderId, max_count: int) -> Offer | None:
+        """Find lines of the oldest late lease to give to ``holder`` as well.
+
+        To be asked where ``offer`` has nothing: at the job's end, or with the window full.
+        """
+        return None if self.paused else self.hedging.offer(now, holder, max_count)
+
     def lease(self, now: float, holder: HolderId, offer: Offer, count: int) -> Lease:
         """Give out the first ``count`` lines of an offer just made; 1 to ``offer.count``."""
         lines = range(offer.first, offer.first + count)
-        if lines.start >= self.frontier:
+        if offer.original is not None:
+            pass
+        elif lines.start >= self.frontier:
             self._frontier = lines.stop
         else:
             self._queue.drop_first(before=lines.stop)
-        lease = Lease(
-            number=LeaseId(self._next_lease),
-            holder=holder,
-            lines=lines,
-            history=offer.history,
-            granted_at=now,
-            timeout_seconds=self.lease_timeout_seconds,
-        )
-        self._next_lease += 1
-        self._leases[lease.number] = lease
-        self._held.setdefault(holder, {})[lease.number] = lease
-        self._table.set_owner(lines, lease.number)
-        self._deadlines.start(lease, lease.timeout_seconds, now)
-        return lease
+        return self._leases.add(now, holder, offer, count, self.lease_timeout_seconds)
 
     # --- settling --------------------------------------------------------------------------------
 
-    def settle(self, holder: HolderId, lines: range) -> tuple[range, ...]:
+    def settle(self, now: float, holder: HolderId, lines: range) -> tuple[range, ...]:
         """Take results for lines that were given out, whoever holds them now.
 
         Returns:
@@ -246,42 +277,29 @@ class Ledger:
         start = max(lines.start, self.base)
         new = tuple(self._table.unsettled_runs(start, lines.stop))
         for run in new:
-            self._remove_from_leases(run, holder)  # first: settling may forget their owners
+            self._remove_from_leases(now, run, holder)  # first: settling may forget their owners
             self._table.settle(run)
         return new
 
-    def _remove_from_leases(self, run: range, holder: HolderId) -> None:
-        lease = self.lease_of(run.start)
-        if lease is not None and lease.lines == run:
-            self._take(lease, run, holder)
-            return
-        for line in run:
-            lease = self.lease_of(line)
-            if lease is not None:
-                self._take(lease, range(line, line + 1), holder)
+    def _remove_from_leases(self, now: float, run: range, holder: HolderId) -> None:
+        line = run.start
+        while line < run.stop:
+            lease = self._leases.of(line)
+            if lease is None:
+                line += 1
+                continue
+            part = lease.run_from(line, run.stop)
+            self._leases.settle(lease, part, holder)
+            if lease.holder == holder:
+                self._note_pace(now, lease, len(part))
+            line = part.stop
 
-    def _take(self, lease: Lease, lines: range, holder: HolderId) -> None:
-        lease.remove(lines)
+    def _note_pace(self, now: float, lease: Lease, count: int) -> None:
+        if not lease.answered_count:
+            self.pace.first_came(now - lease.granted_at, count)
+        lease.answered_count += count
         if not lease.lines:
-            self._end(lease)
-        if lease.holder != holder:
-            self._tell_lost(lease.holder, lines)
-
-    def _end(self, lease: Lease) -> None:
-        del self._leases[lease.number]
-        self._deadlines.stop(lease)
-        held = self._held[lease.holder]
-        del held[lease.number]
-        if not held:
-            del self._held[lease.holder]
-
-    def _tell_lost(self, holder: HolderId, lines: range) -> None:
-        lost = self._lost.setdefault(holder, [])
-        if lost and lost[-1].stop == lines.start:
-            lost[-1] = range(lost[-1].start, lines.stop)
-        else:
-            lost.append(lines)
-            del lost[:-MAX_LOST_RANGES]
+            self.pace.all_came(now - lease.granted_at, lease.answered_count)
 
     # --- coming back -----------------------------------------------------------------------------
 
@@ -304,24 +322,28 @@ class Ledger:
             line: The line.
             error: What went wrong.
             retry: False rejects it at once.
-            delay_seconds: Until it may be given out again; None: the job's retry delay.
+            delay_seconds: Until it may be given out again; None: the job's retry delay, doubled
+                from failure to failure.
             lease_number: Counts only if the line is held with this lease.
 
         Returns:
             None where ``holder`` does not hold it: nothing has changed.
         """
-        lease = self.lease_of(line)
-        if lease is None or lease.holder != holder:
+        lease = self._leases.of_holder(line, holder)
+        if lease is None or lease_number not in (None, lease.number):
             return None
-        if lease_number is not None and lease.number != lease_number:
-            return None
+        original = lease.original
         lines = range(line, line + 1)
-        history = lease.history.failed(error)
-        self._take(lease, lines, holder)
-        if not retry or history.attempts >= self.max_attempts:
-            return Failure(history.attempts, self._reject(lines, history))
-        self._requeue(now, lines, history, delay_seconds)
-        return Failure(history.attempts, None)
+        if original is not None and retry:
+            self._leases.give_up(lease, lines, lease.history)
+            original.uncopied |= {line}
+            return Failure(lease.history.attempts, None)
+        verdict = self.budgets.failed(lease.history, error, line, delay_seconds)
+        if not retry:
+            self._leases.settle(original or lease, lines, holder)
+            return Failure(verdict.history.attempts, self._reject(lines, verdict.history))
+        (effect,) = self._end(now, lease, lines, verdict)
+        return Failure(verdict.history.attempts, effect)
 
     def reject_unreadable(self, line: int, error: str) -> Rejected:
         """Give up a line that is next to be given out but cannot be."""
@@ -329,14 +351,25 @@ class Ledger:
         self._frontier = max(self._frontier, line + 1)
         return self._reject(range(line, line + 1), history)
 
+    def _end(
+        self, now: float, lease: Lease, lines: Iterable[int], verdict: Verdict
+    ) -> Iterator[Rejected | Tried]:
+        """End a lease's hold on lines that were tried in vain."""
+        free, kept = self._leases.give_up(lease, lines, verdict.history)
+        for run in kept:
+            yield Tried(run, verdict.history)
+        for run in free:
+            if verdict.is_over:
+                yield self._reject(run, verdict.history)
+            else:
+                self._requeue(now, run, verdict.history, verdict.delay_seconds)
+                yield Tried(run, verdict.history)
+
     def _reject(self, lines: range, history: History) -> Rejected:
         self._table.settle(lines)
         return Rejected(lines, history)
 
-    def _requeue(
-        self, now: float, lines: range, history: History, delay_seconds: float | None
-    ) -> None:
-        delay = self.retry_delay_seconds if delay_seconds is None else delay_seconds
+    def _requeue(self, now: float, lines: range, history: History, delay: float) -> None:
         if delay > 0:
             self._queue.push_delayed(lines, history, now + delay)
         else:
@@ -354,20 +387,20 @@ class Ledger:
             How many came back; those it does not hold are left alone.
         """
         if lines is None:
-            leases = tuple(self._held.get(holder, {}).values())
-            return sum(self._give_back(lease, lease.lines) for lease in leases)
+            leases = self._leases.held_by(holder)
+            return sum(self._give_back(now, lease, lease.lines) for lease in leases)
         held: dict[Lease, set[int]] = {}
         for line in lines:
-            lease = self.lease_of(line)
-            if lease is not None and lease.holder == holder:
+            lease = self._leases.of_holder(line, holder)
+            if lease is not None:
                 held.setdefault(lease, set()).add(line)
-        return sum(self._give_back(lease, given) for lease, given in held.items())
+        return sum(self._give_back(now, lease, given) for lease, given in held.items())
 
-    def _give_back(self, lease: Lease, lines: Iterable[int]) -> int:
+    def _give_back(self, now: float, lease: Lease, lines: Iterable[int]) -> int:
         runs = runs_of(lines)
-        for run in runs:
-            self._take(lease, run, lease.holder)
-            self._queue.push(run, lease.history)
+        free, _ = self._leases.give_up(lease, lines, lease.history)
+        for run in free:
+            self._requeue(now, run, lease.history, 0)
         return sum(map(len, runs))
 
     def extend(
@@ -379,23 +412,18 @@ class Ledger:
             Lines that the holder may believe it has but has no more, each told once; None where
             ``lease_number`` is not its lease: nothing has changed.
         """
-        held = self._held.get(holder, {})
+        held = self._leases.held_by(holder)
         if lease_number is None:
-            for lease in tuple(held.values()):
-                self._renew(now, lease)
+            renewed = held
         else:
-            single = held.get(LeaseId(lease_number))
+            single = self._leases.numbered(holder, lease_number)
             if single is None:
                 return None
-            self._renew(now, single)
-        ranges = self._lost.pop(holder, ())
-        lost = set(islice((line for lines in ranges for line in lines), MAX_TOLD_LOST))
-        return sorted(lost.difference(*(lease.lines for lease in held.values()))) if lost else []
-
-    def _renew(self, now: float, lease: Lease) -> None:
-        lease.timeout_seconds = self.lease_timeout_seconds
-        lease.is_lost = False
-        self._deadlines.start(lease, lease.timeout_seconds, now)
+            renewed = (single,)
+        for lease in renewed:
+            self._leases.renew(now, lease, self.lease_timeout_seconds)
+        lost = set(islice(self._leases.lost_by(holder), MAX_TOLD_LOST))
+        return sorted(lost.difference(*(lease.lines for lease in held))) if lost else []
 
     # --- holders that come and go ----------------------------------------------------------------
 
@@ -404,58 +432,55 @@ class Ledger:
 
         ``expire`` takes them back then, as losses. ``reattach`` undoes it until then.
         """
-        for lease in tuple(self._held.get(holder, {}).values()):
+        deadlines = self._leases.deadlines
+        for lease in self._leases.held_by(holder):
             lease.is_lost = True
-            if self._deadlines.due_at(lease) > now + grace_seconds:
-                self._deadlines.start(lease, grace_seconds, now)
+            if deadlines.due_at(lease) > now + grace_seconds:
+                deadlines.start(lease, grace_seconds, now)
 
     def reattach(self, now: float, holder: HolderId) -> None:
         """Say that a holder is back: its leases hold for the full lease timeout again."""
-        for lease in tuple(self._held.get(holder, {}).values()):
-            self._renew(now, lease)
+        for lease in self._leases.held_by(holder):
+            self._leases.renew(now, lease, self.lease_timeout_seconds)
 
     def forget(self, holder: HolderId) -> None:
         """Say that a holder without leases will never come back."""
-        self._lost.pop(holder, None)
+        self._leases.forget(holder)
 
     # --- time ------------------------------------------------------------------------------------
 
     def next_due_at(self) -> float | None:
         """The next instant at which ``expire`` has something to do; None: not before a change."""
-        instants = (self._deadlines.next_due_at(), self._queue.next_ready_at())
+        instants = (self._leases.deadlines.next_due_at(), self._queue.next_ready_at())
         return min((instant for instant in instants if instant is not None), default=None)
 
-    def expire(self, now: float) -> tuple[Rejected, ...]:
-        """Do all that is due: take back leases that ran out, wake delayed lines.
-
-        Returns:
-            Lines whose budget that used up.
-        """
+    def expire(self, now: float) -> tuple[Expired, ...]:
+        """Do all that is due: take back leases that ran out, wake delayed lines."""
         self._queue.wake(now)
-        due = self._deadlines.due(now)
-        return tuple(rejected for lease in due for rejected in self._take_back(now, lease))
+        due = self._leases.deadlines.due(now)
+        # Copies first: one that is due with its original must not take its place before, or the
+        # line would pay for both.
+        due.sort(key=lambda lease: lease.original is None)
+        return tuple(self._take_back(now, lease) for lease in due)
 
     def postpone(self, now: float) -> None:
         """Give every lease its full time from now: this process, not the workers, stood still."""
-        self._deadlines.restart_all(now)
+        self._leases.deadlines.restart_all(now)
 
-    def _take_back(self, now: float, lease: Lease) -> Iterator[Rejected]:
+    def _take_back(self, now: float, lease: Lease) -> Expired:
         runs = runs_of(lease.lines)
-        self._end(lease)
-        if lease.is_lost:
-            history = lease.history.lost()
-            # Only a line that was alone can be blamed for what happened to its worker.
-            is_over = history.losses >= self.max_losses and len(lease.lines) == 1
-            if is_over:
-                history = history.failed(f"its workers were lost {history.losses} times")
-        else:
-            history = lease.history.failed(
-                f"no answer within the lease of {lease.timeout_seconds:g} seconds"
-            )
-            is_over = history.attempts >= self.max_attempts
         for run in runs:
-            self._tell_lost(lease.holder, run)
-            if is_over:
-                yield self._reject(run, history)
+            self._leases.tell_lost(lease.holder, run)
+        if lease.original is not None:
+            if lease.is_lost:
+                lease.original.lost_copies += 1
             else:
-                self._requeue(now, run, history, 0 if lease.is_lost else None)
+                lease.original.uncopied |= frozenset(lease.lines)
+            self._leases.give_up(lease, lease.lines, lease.history)
+            return Expired(lease, tuple(runs), ())
+        count, first = len(lease.lines), next(iter(lease.lines))
+        if lease.is_lost:
+            verdict = self.budgets.lost(lease.history, count, first)
+        else:
+            verdict = self.budgets.timed_out(lease.history, count, lease.timeout_seconds)
+        return Expired(lease, tuple(runs), tuple(self._end(now, lease, lease.lines, verdict)))

@@ -20,10 +20,13 @@ import trio
 
 from trioline.config import SERVER_STALL_SECONDS, Address, LeaseSettings, ServerSettings
 from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
-from trioline.ledger import Ledger
+from trioline.ledger import Ledger, Rejected, Tried
 from trioline.server.connection import Connection
 from trioline.server.dispatch import Dispatch
 from trioline.server.grants import Grants
+from trioline.server.health import Health
+from trioline.server.histories import recall, remember
+from trioline.server.limits import Limits
 from trioline.server.listeners import (
     address_of,
     open_listeners,
@@ -67,18 +70,29 @@ class Server:
         self._job = job
         self._settings = settings
         self._ledger = Ledger(leases, base=job.written_count, is_resumed=job.is_resumed)
-        self._ledger.restore(job.ahead())
+        tried = (recall(lines, data) for lines, data in job.tried())
+        self._ledger.restore(job.ahead(), tried)
         self._changed = trio.lowlevel.ParkingLot()
         self._sweeper = Sweeper()
         self._writer = Writer(job, on_commit=self._after_commit, is_over=self._is_over)
         self._peers = Peers(self._ledger)
-        self._grants = Grants(job, self._ledger, self._writer, self._sweeper.notice, self._changed)
+        self._health = Health(leases.halt, self._peers)
+        self._grants = Grants(
+            job=job,
+            ledger=self._ledger,
+            writer=self._writer,
+            limits=Limits(self._ledger, self._peers, self._health, leases.max_held),
+            breaker=self._health.breaker,
+            notice=self._sweeper.notice,
+            changed=self._changed,
+        )
         self._statistics = Statistics(
             job=job,
             ledger=self._ledger,
             writer=self._writer,
             grants=self._grants,
             peers=self._peers,
+            health=self._health,
         )
         self._dispatch = Dispatch(
             job=job,
@@ -87,6 +101,7 @@ class Server:
             writer=self._writer,
             grants=self._grants,
             peers=self._peers,
+            health=self._health,
             statistics=self._statistics,
             notice=self._sweeper.notice,
         )
@@ -205,11 +220,11 @@ class Server:
                 watch_for_silence(stream.socket)
                 await connection.run()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.info("%s: the connection broke", peer.name or peer.address)
+            log.info("%s: the connection broke", peer.label)
         except* StorageError:
             raise
         except* Exception:
-            log.exception("%s: a bug ended this connection", peer.name or peer.address)
+            log.exception("%s: a bug ended this connection", peer.label)
         finally:
             self._connections.discard(connection)
             self._disconnect(peer)
@@ -269,11 +284,21 @@ class Server:
             # Results may have come in time and lie unread: it is not their workers that were slow.
             now += waited_seconds
             self._ledger.postpone(now)
-        rejected = self._ledger.expire(now)
-        if rejected:
-            self._writer.submit(Batch((), 0, rejected))
+        self._take_back(now)
         self._grants.feed()
+        self._grants.feed_copies()
         self._grants.end_due_waits(now)
         self._peers.forget_sessions()
         self._statistics.sample(now)
         self._changed.unpark_all()
+
+    def _take_back(self, now: float) -> None:
+        """Take leases back that ran out, and remember what that did to their lines."""
+        expired = self._ledger.expire(now)
+        effects = [effect for one in expired for effect in one.effects]
+        if effects:
+            entries = [remember(effect) for effect in effects if isinstance(effect, Tried)]
+            rejected = [effect for effect in effects if isinstance(effect, Rejected)]
+            self._writer.submit(Batch(entries, 0, rejected))
+        for one in expired:
+            self._health.expired(one)

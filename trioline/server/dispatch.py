@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import trio
 
 from trioline._version import __version__
 from trioline.config import (
+    HEDGE,
     MAX_BATCH,
     MAX_NAME_CHARS,
     MAX_RESULTS,
@@ -23,8 +25,10 @@ from trioline.config import (
     ServerSettings,
 )
 from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
-from trioline.ledger import Ledger, Rejected
+from trioline.ledger import Failure, Ledger, Rejected, Tried
 from trioline.server.grants import STAGE, Grants
+from trioline.server.health import Health
+from trioline.server.histories import remember
 from trioline.server.numbering import inward
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Peers
@@ -39,6 +43,8 @@ from trioline.wire.messages import (
     Done,
     DoneLines,
     DoneReply,
+    Drain,
+    DrainReply,
     Extend,
     ExtendReply,
     Fail,
@@ -60,6 +66,10 @@ from trioline.wire.messages import (
 log = logging.getLogger("trioline.server")
 
 
+PlainRequest = Hello | Release | Extend | Note | Status | Set | Drain | Ping | Bye
+"""What is answered at once."""
+
+
 class Dispatch:
     """The requests of all connections.
 
@@ -70,6 +80,7 @@ class Dispatch:
         writer: Takes results and rejections.
         grants: Gives lines out.
         peers: Who is connected.
+        health: Told of every outcome.
         statistics: Answers ``status``.
         notice: Called with an instant at which something falls due.
     """
@@ -83,6 +94,7 @@ class Dispatch:
         writer: Writer,
         grants: Grants,
         peers: Peers,
+        health: Health,
         statistics: Statistics,
         notice: Callable[[float], None],
     ) -> None:
@@ -92,6 +104,7 @@ class Dispatch:
         self._writer = writer
         self._grants = grants
         self._peers = peers
+        self._health = health
         self._statistics = statistics
         self._notice = notice
 
@@ -132,7 +145,7 @@ class Dispatch:
         except StorageError:
             raise
         except Exception:
-            log.exception("%s: a bug in carrying %s out", peer.name or peer.address, envelope.op)
+            log.exception("%s: a bug in carrying %s out", peer.label, envelope.op)
             bug = RemoteProtocolError(
                 ErrorCode.INTERNAL, "A bug in the server: its log has more. Please report it."
             )
@@ -156,7 +169,9 @@ class Dispatch:
                 slot.fill(encode_reply(self._answer(peer, request), ref))
 
     def _answer(
-        self, peer: Peer, request: Hello | Release | Extend | Note | Status | Set | Ping | Bye
+        self,
+        peer: Peer,
+        request: Hello | Release | Extend | Note | Status | Set | Drain | Ping | Bye,
     ) -> object:
         """Carry out what can be answered at once."""
         match request:
@@ -173,6 +188,8 @@ class Dispatch:
                 return self._statistics.snapshot()
             case Set():
                 return self._set(request)
+            case Drain():
+                return self._drain(request)
             case Ping():
                 return Okay()
             case Bye():
@@ -198,8 +215,11 @@ class Dispatch:
         if peer.name is not None:
             raise RemoteProtocolError(ErrorCode.BAD_REQUEST, "hello was said already.")
         peer.is_welcome = True
-        peer.name = _printable(request.worker or peer.address)[:MAX_NAME_CHARS]
+        self._peers.introduce(peer, _printable(request.worker or peer.address)[:MAX_NAME_CHARS])
         peer.detach = request.detach
+        if request.deadline is not None:
+            # An instant of the wall clock: what is left of it is all that counts from here on.
+            peer.leave_at = trio.current_time() + request.deadline - time.time()
         former = self._peers.connected_with(request.session)
         if former is not None:
             self._grants.end_wait(former)  # nobody reads there any more
@@ -253,33 +273,27 @@ class Dispatch:
             )
 
     def _settle(self, peer: Peer, results: CheckedResults, ref: Ref, slot: Slot) -> None:
-        news = [new for run in results.runs for new in self._ledger.settle(peer.holder, run)]
+        now = trio.current_time()
+        news = [new for run in results.runs for new in self._ledger.settle(now, peer.holder, run)]
         entries: list[Entry] = [results.entry(new) for new in news]
         accepted = sum(map(len, news))
-        failed = 0
-        rejected: list[Rejected] = []
-        for line, error in results.errors.items():
-            failure = self._ledger.fail(
-                trio.current_time(), peer.holder, line, error.text, retry=error.retry
-            )
-            if failure is not None:
-                failed += 1
-                if failure.rejected is not None:
-                    rejected.append(failure.rejected)
         peer.done_count += accepted
-        peer.failed_count += failed
+        self._health.succeeded(peer, news)
+        failures = [
+            failure
+            for line, error in results.errors.items()
+            if (failure := self._count_failure(peer, line, error.text, retry=error.retry))
+        ]
         reply = DoneReply(
-            accepted=accepted, duplicate=results.row_count - accepted - failed, failed=failed
+            accepted=accepted,
+            duplicate=results.row_count - accepted - len(failures),
+            failed=len(failures),
         )
-        self._writer.submit(
-            Batch(entries, results.size_bytes, rejected, slot, encode_reply(reply, ref))
-        )
-        self._grants.feed()
+        self._submit(entries, results.size_bytes, failures, slot, encode_reply(reply, ref))
 
     def _fail(self, peer: Peer, request: Fail, ref: Ref, slot: Slot) -> None:
-        failure = self._ledger.fail(
-            trio.current_time(),
-            peer.holder,
+        failure = self._count_failure(
+            peer,
             request.id,
             request.error[:MAX_TEXT_CHARS],
             retry=request.retry,
@@ -291,14 +305,49 @@ class Dispatch:
                 ErrorCode.NOT_HELD,
                 f"Line {self._job.number_of(request.id)} is not held by this connection.",
             )
-        peer.failed_count += 1
-        rejected = () if failure.rejected is None else (failure.rejected,)
         reply = FailReply(
-            state="rejected" if rejected else "queued",
+            state="rejected" if isinstance(failure.effect, Rejected) else "queued",
             attempt=failure.attempt,
-            max_attempts=self._ledger.max_attempts,
+            max_attempts=self._ledger.budgets.max_attempts,
         )
-        self._writer.submit(Batch((), 0, rejected, slot, encode_reply(reply, ref)))
+        self._submit([], 0, [failure], slot, encode_reply(reply, ref))
+
+    def _count_failure(
+        self,
+        peer: Peer,
+        line: int,
+        error: str,
+        *,
+        retry: bool,
+        delay_seconds: float | None = None,
+        lease_number: int | None = None,
+    ) -> Failure | None:
+        failure = self._ledger.fail(
+            trio.current_time(),
+            peer.holder,
+            line,
+            error,
+            retry=retry,
+            delay_seconds=delay_seconds,
+            lease_number=lease_number,
+        )
+        if failure is not None:
+            peer.failed_count += 1
+            self._health.failed(peer, line, error, attempt=failure.attempt, is_final=not retry)
+        return failure
+
+    def _submit(
+        self,
+        entries: list[Entry],
+        size_bytes: int,
+        failures: Sequence[Failure],
+        slot: Slot,
+        reply: bytes,
+    ) -> None:
+        effects = [failure.effect for failure in failures]
+        entries += [remember(effect) for effect in effects if isinstance(effect, Tried)]
+        rejected = [effect for effect in effects if isinstance(effect, Rejected)]
+        self._writer.submit(Batch(entries, size_bytes, rejected, slot, reply))
         self._grants.feed()
 
     # --- leases ----------------------------------------------------------------------------------
@@ -328,15 +377,32 @@ class Dispatch:
         if request.lease_timeout is not None:
             ledger.lease_timeout_seconds = request.lease_timeout
         if request.max_attempts is not None:
-            ledger.max_attempts = request.max_attempts
+            ledger.budgets.max_attempts = request.max_attempts
+        if request.hedge is not None:
+            ledger.hedging.factor = _factor(request.hedge)
         if request.paused is not None:
             ledger.paused = request.paused
+            if not request.paused:
+                self._health.resume()
         self._grants.feed()
         return SetReply(
             lease_timeout=ledger.lease_timeout_seconds,
-            max_attempts=ledger.max_attempts,
+            max_attempts=ledger.budgets.max_attempts,
             paused=ledger.paused,
+            hedge=ledger.hedging.factor,
         )
+
+    def _drain(self, request: Drain) -> DrainReply:
+        told = self._peers.drain(request.worker)
+        for peer in told:
+            self._grants.end_wait(peer)
+        return DrainReply(connections=len(told))
+
+
+def _factor(hedge: float | bool) -> float:
+    if isinstance(hedge, bool):
+        return HEDGE if hedge else 0.0
+    return hedge
 
 
 def _printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import trio
 
@@ -15,19 +16,23 @@ from trioline.config import (
 from trioline.deadlines import Deadlines
 from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.ledger import Lease, Ledger, Offer
+from trioline.ledger.breaker import Breaker
+from trioline.server.limits import Aside, Full, Leave, Limits
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Waiter
 from trioline.server.results import NumberOf
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
 from trioline.storage.source import InputLineTooLong
-from trioline.wire.codec import Ref, encode_reply, work_item
+from trioline.wire.codec import Ref, encode_refusal, encode_reply, work_item
 from trioline.wire.messages import Complete, Form, Get, Retry, Work, WorkLines
 
 STAGE = "main"
 """The only stage there is."""
 LAST_COMMIT_SECONDS = 5.0
 """How long a ``get`` that does not wait is held where every line is settled but not yet safe."""
+MAX_COPIES = 100
+"""Second copies given out at a time to those who wait."""
 RETRY_IN_SECONDS = 1.0
 """The hint in ``retry``; who asks with ``wait`` does not need it."""
 
@@ -39,21 +44,28 @@ class Grants:
         job: For the input's lines.
         ledger: Decides which.
         writer: Takes the records of lines that cannot be given out at all.
+        limits: Say who may have how much.
+        breaker: Says whether anything is given out at all.
         notice: Called with an instant at which something falls due.
         changed: Where others wait for a change.
     """
 
     def __init__(
         self,
+        *,
         job: Job,
         ledger: Ledger,
         writer: Writer,
+        limits: Limits,
+        breaker: Breaker,
         notice: Callable[[float], None],
         changed: trio.lowlevel.ParkingLot,
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._writer = writer
+        self._limits = limits
+        self._breaker = breaker
         self._notice = notice
         self._changed = changed
         self._waiters: Deadlines[Waiter] = Deadlines()
@@ -84,18 +96,21 @@ class Grants:
                 f"This connection holds {MAX_HELD_LEASES} leases; answer or release some first.",
             )
         waiter = Waiter(peer, request, ref, slot)
+        if self.is_complete:
+            slot.fill(encode_reply(Complete(), ref))
+            return
         # Who waits already comes first.
-        reply = None if len(self._waiters) else self._grant(waiter)
+        reply = self._reply(waiter, is_first=not len(self._waiters), with_copies=True)
         if reply is not None:
             slot.fill(reply)
-        elif self.is_complete:
-            slot.fill(encode_reply(Complete(), ref))
         elif self._ledger.is_settled:  # only the last commit is missing: complete in a moment
             self._wait(waiter, max(LAST_COMMIT_SECONDS, min(request.wait, MAX_WAIT_SECONDS)))
         elif self.is_stopped or request.wait == 0:
             slot.fill(_retry(waiter))
         else:
-            self._wait(waiter, min(request.wait, MAX_WAIT_SECONDS))
+            left = self._limits.seconds_left(peer)
+            longest = MAX_WAIT_SECONDS if left is None else min(left, MAX_WAIT_SECONDS)
+            self._wait(waiter, min(request.wait, longest))
 
     def _wait(self, waiter: Waiter, seconds: float) -> None:
         now = trio.current_time()
@@ -113,12 +128,12 @@ class Grants:
     def end_wait(self, peer: Peer) -> None:
         """Answer a peer's waiting ``get``, if it has one, with ``retry``."""
         if peer.waiter is not None:
-            self._answer(peer.waiter, _retry(peer.waiter))
+            self._answer(peer.waiter, self._last_word(peer.waiter))
 
     def end_due_waits(self, now: float) -> None:
         """Answer those whose wait is over."""
         for waiter in (*self._waiters.due(now), *self._parted.due(now)):
-            self._answer(waiter, _retry(waiter))
+            self._answer(waiter, self._last_word(waiter))
 
     def stop(self) -> None:
         """Give nothing out any more, and tell those who wait."""
@@ -136,10 +151,17 @@ class Grants:
         """Give work to those who wait, as far as there is some; to be called after any change."""
         self._changed.unpark_all()
         while (waiter := self._waiters.first() or self._parted.first()) is not None:
-            reply = self._grant(waiter)
+            reply = self._reply(waiter, is_first=True, with_copies=False)
             if reply is None:
                 return
             self._answer(waiter, reply)
+
+    def feed_copies(self) -> None:
+        """Give those who still wait second copies of what is late; to be called now and then."""
+        for waiter in self._waiters.items()[:MAX_COPIES]:
+            reply = self._reply(waiter, is_first=True, with_copies=True)
+            if reply is not None:
+                self._answer(waiter, reply)
 
     def _answer(self, waiter: Waiter, reply: bytes) -> None:
         self._waiters.stop(waiter)
@@ -147,17 +169,35 @@ class Grants:
         waiter.peer.waiter = None
         waiter.slot.fill(reply)
 
-    def _grant(self, waiter: Waiter) -> bytes | None:
-        if self.is_stopped or self._writer.is_disk_full:
+    def _last_word(self, waiter: Waiter) -> bytes:
+        """What a ``get`` is told that has waited long enough."""
+        limit = self._limits.of(waiter.peer)
+        return _retry(waiter) if isinstance(limit, int) else _word(limit, waiter.ref)
+
+    def _reply(self, waiter: Waiter, *, is_first: bool, with_copies: bool) -> bytes | None:
+        """Answer a ``get`` with lines, or with why there are none for it; None: it has to wait."""
+        limit = self._limits.of(waiter.peer)
+        if not isinstance(limit, int):
+            return _word(limit, waiter.ref)
+        if not is_first or self.is_stopped or self._writer.is_disk_full:
             return None
         now = trio.current_time()
-        found = self.find_lines(now, min(waiter.request.max, MAX_BATCH))
-        if found is None:
-            return None
-        offer, lines = found
+        count = min(waiter.request.max, MAX_BATCH, limit)
+        canary = self._breaker.allowed_count(now)
+        if canary is not None:
+            found = self.find_lines(now, canary, fresh_first=True) if canary else None
+            with_copies = False
+        else:
+            found = self.find_lines(now, count)
+        if found is None and with_copies:
+            found = self._find_copies(now, waiter.peer, count)
+        return None if found is None else self._lend(now, waiter, *found)
+
+    def _lend(self, now: float, waiter: Waiter, offer: Offer, lines: list[bytes]) -> bytes:
         if waiter.request.form is Form.LINES and self._job.numbers is not None:
             lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
+        self._breaker.gave(now, offer.first)
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
             return _lines_reply(lease, lines, waiter.ref, self._job.number_of)
@@ -165,13 +205,23 @@ class Grants:
             lease, lines, waiter.ref, self._job.number_of, text=self._job.settings.text
         )
 
-    def find_lines(self, now: float, max_count: int) -> tuple[Offer, list[bytes]] | None:
+    def _find_copies(
+        self, now: float, peer: Peer, max_count: int
+    ) -> tuple[Offer, list[bytes]] | None:
+        offer = self._ledger.offer_copy(now, peer.holder, max_count)
+        if offer is None:
+            return None
+        return offer, self._job.source.read(offer.first, offer.count, MAX_LEASE_BYTES)
+
+    def find_lines(
+        self, now: float, max_count: int, *, fresh_first: bool = False
+    ) -> tuple[Offer, list[bytes]] | None:
         """Find lines to give out, and learn on the way where the input ends.
 
         Lines too long to be sent are rejected, not passed over in silence.
         """
         source, ledger = self._job.source, self._ledger
-        while (offer := ledger.offer(now, max_count)) is not None:
+        while (offer := ledger.offer(now, max_count, fresh_first=fresh_first)) is not None:
             try:
                 lines = source.read(offer.first, offer.count, MAX_LEASE_BYTES)
             except InputLineTooLong as too_long:
@@ -183,6 +233,22 @@ class Grants:
             if lines:
                 return offer, lines
         return None
+
+
+def _word(limit: Leave | Aside | Full, ref: Ref) -> bytes:
+    match limit:
+        case Leave(reason):
+            return encode_reply(Complete(reason=reason), ref)
+        case Aside(seconds):
+            return encode_reply(Retry(retry_in=round(seconds, 3)), ref)
+        case Full(max_held):
+            refusal = RemoteProtocolError(
+                ErrorCode.TOO_MANY,
+                f"This worker holds {max_held} lines; answer or release some first.",
+            )
+            return encode_refusal(refusal, ref)
+        case _:
+            assert_never(limit)
 
 
 def _retry(waiter: Waiter) -> bytes:

@@ -7,6 +7,7 @@ import secrets
 
 import attrs
 
+from trioline.config import MAX_BATCH
 from trioline.ledger import HolderId, Ledger
 from trioline.server.outbox import Slot
 from trioline.wire.codec import Ref
@@ -27,6 +28,10 @@ class Peer:
     session: str | None = None
     detach: bool = False
     """Its leases outlive the connection until their timeout."""
+    leave_at: float | None = None
+    """When it will be killed, as it said in hello, on this process's clock."""
+    is_draining: bool = False
+    """It was told to finish what it holds and go."""
     is_leaving: bool = False
     """It said bye: the connection ends after what is owed."""
     done_count: int = 0
@@ -34,6 +39,22 @@ class Peer:
     note: str | None = None
     waiter: Waiter | None = None
     """Its last request, where that is a ``get`` that waits."""
+
+    @property
+    def label(self) -> str:
+        """What it is called: its name, or its address."""
+        return self.name or self.address
+
+    @property
+    def host(self) -> str:
+        """Where it runs; a Unix socket is this machine."""
+        host, colon, _ = self.address.rpartition(":")
+        return host if colon else "this machine"
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it has handed anything in."""
+        return bool(self.done_count or self.failed_count)
 
 
 @attrs.frozen(eq=False)
@@ -53,6 +74,7 @@ class Session:
     holder: HolderId
     peer: Peer | None
     """None while its connection is gone."""
+    is_draining: bool = False
 
 
 class Peers:
@@ -65,6 +87,7 @@ class Peers:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._connected: set[Peer] = set()
+        self._named: dict[str, set[Peer]] = {}
         self._sessions: dict[str, Session] = {}
         self._dropped: set[str] = set()  # sessions without a connection
         self._gone: set[HolderId] = set()  # nobody can take them up again
@@ -85,9 +108,15 @@ class Peers:
         self._connected.add(peer)
         return peer
 
+    def introduce(self, peer: Peer, name: str) -> None:
+        """Give a connection the name that it said."""
+        peer.name = name
+        self._named.setdefault(name, set()).add(peer)
+
     def disconnect(self, peer: Peer, now: float) -> None:
         """Let a connection go: its leases wait for it if it can come back, else they fall due."""
         self._connected.discard(peer)
+        self._forget_name(peer)
         session = self._sessions.get(peer.session or "")
         if session is None:
             self._ledger.lose(now, peer.holder, 0)
@@ -128,6 +157,7 @@ class Peers:
         self._ledger.release(now, peer.holder)
         self._gone.add(peer.holder)
         peer.session, peer.holder, session.peer = known, session.holder, peer
+        peer.is_draining = session.is_draining
         self._ledger.reattach(now, session.holder)
 
     def leave(self, peer: Peer, now: float) -> None:
@@ -135,8 +165,15 @@ class Peers:
         self._ledger.release(now, peer.holder)
         self._sessions.pop(peer.session or "", None)
         self._gone.add(peer.holder)
+        self._forget_name(peer)
         peer.session = None
         peer.is_leaving = True
+
+    def _forget_name(self, peer: Peer) -> None:
+        named = self._named.get(peer.label, set())
+        named.discard(peer)
+        if not named:
+            self._named.pop(peer.label, None)
 
     def forget_sessions(self) -> None:
         """Drop the sessions that have nothing to come back for."""
@@ -149,9 +186,43 @@ class Peers:
             self._gone.discard(holder)
             self._ledger.forget(holder)
 
+    def drain(self, name: str) -> list[Peer]:
+        """Tell the workers of a name to go; also where they come back with their session.
+
+        Returns:
+            Those that are connected.
+        """
+        told = list(self._named.get(name, ()))
+        for peer in told:
+            peer.is_draining = True
+            session = self._sessions.get(peer.session or "")
+            if session is not None:
+                session.is_draining = True
+        return told
+
+    def room(self, peer: Peer, max_held: int) -> int:
+        """How many lines more a peer may hold: its name's connections share ``max_held``."""
+        holders = [other.holder for other in self._named.get(peer.label, (peer,))]
+        # Counting lines takes a look at each lease: mostly it need not be done.
+        if sum(map(self._ledger.lease_count, holders)) * MAX_BATCH <= max_held - MAX_BATCH:
+            return MAX_BATCH
+        return max(0, max_held - sum(map(self._ledger.holds, holders)))
+
+    def labels(self) -> set[str]:
+        """The workers that are there."""
+        return {peer.label for peer in self._connected if peer.is_worker}
+
+    def hosts(self) -> set[str]:
+        """Where they run."""
+        return {peer.host for peer in self._connected if peer.is_worker}
+
+    def holding(self, holder: HolderId) -> Peer | None:
+        """Find the connection that a holder is at."""
+        return next((peer for peer in self._connected if peer.holder == holder), None)
+
     def names(self) -> dict[HolderId, str]:
         """Who each holder is, for people."""
-        return {peer.holder: peer.name or peer.address for peer in self._connected}
+        return {peer.holder: peer.label for peer in self._connected}
 
     def _new_holder(self) -> HolderId:
         return HolderId(next(self._holders))

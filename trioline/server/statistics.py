@@ -10,6 +10,7 @@ import trio
 from trioline.config import MAX_STATUS_WORKERS
 from trioline.ledger import Ledger
 from trioline.server.grants import Grants
+from trioline.server.health import Health
 from trioline.server.peers import Peer, Peers
 from trioline.server.writer import Writer
 from trioline.snapshot import Head, Snapshot, WorkerRow
@@ -24,13 +25,21 @@ class Statistics:
     """Reads everybody's state, changes nobody's."""
 
     def __init__(
-        self, *, job: Job, ledger: Ledger, writer: Writer, grants: Grants, peers: Peers
+        self,
+        *,
+        job: Job,
+        ledger: Ledger,
+        writer: Writer,
+        grants: Grants,
+        peers: Peers,
+        health: Health,
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._writer = writer
         self._grants = grants
         self._peers = peers
+        self._health = health
         self._started_at = trio.current_time()
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
         self.sample(self._started_at)
@@ -64,8 +73,11 @@ class Statistics:
             workers=self._workers(now),
             connections=len(self._peers),
             lease_timeout=ledger.lease_timeout_seconds,
-            max_attempts=ledger.max_attempts,
+            max_attempts=ledger.budgets.max_attempts,
             paused=ledger.paused,
+            hedge=ledger.hedging.factor,
+            hedged=ledger.hedged_count,
+            halt=self._health.breaker.reason,
         )
 
     def _settled_count(self) -> int:
@@ -78,7 +90,9 @@ class Statistics:
             return "draining"
         if self._writer.is_disk_full:
             return "disk-full"
-        return "paused" if self._ledger.paused else "running"
+        if self._ledger.paused:
+            return "paused"
+        return "running" if self._health.breaker.reason is None else "halted"
 
     def _rate(self, now: float) -> float:
         then, count = self._samples[0]
@@ -119,12 +133,17 @@ class Statistics:
         workers = (peer for peer in self._peers.connected() if self._is_worker(peer))
         rows = [
             WorkerRow(
-                name=peer.name or peer.address,
+                name=peer.label,
                 leased=self._ledger.holds(peer.holder),
                 done=peer.done_count,
                 failed=peer.failed_count,
                 connected_seconds=round(now - peer.connected_at, 3),
                 note=peer.note,
+                draining=peer.is_draining,
+                aside_seconds=round(self._health.aside_seconds(peer, now), 3) or None,
+                deadline_seconds=(
+                    None if peer.leave_at is None else round(max(0.0, peer.leave_at - now), 3)
+                ),
             )
             for peer in itertools.islice(workers, MAX_STATUS_WORKERS)
         ]

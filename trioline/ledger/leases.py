@@ -1,0 +1,205 @@
+"""The leases there are: by number, by holder, by line, by the instant they run out.
+
+Of each line there is at most one *original* lease, which the table names as its owner, and at most
+one *copy* of it, which hangs at the original. A copy has only lines that its original has: what
+leaves an original leaves its copies, unless a copy takes its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from trioline.deadlines import Deadlines
+from trioline.ledger.rows import (
+    History,
+    HolderId,
+    Lease,
+    LeaseId,
+    LineSet,
+    Offer,
+    runs_of,
+)
+from trioline.ledger.table import LineTable
+
+MAX_LOST_RANGES = 1_000
+"""Lost ranges remembered for a holder that never asks; older ones are forgotten."""
+
+
+class Leases:
+    """All leases, kept consistent.
+
+    Args:
+        table: Told who owns which line.
+    """
+
+    def __init__(self, table: LineTable) -> None:
+        self._table = table
+        self._originals: dict[LeaseId, Lease] = {}
+        self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
+        self._lost: dict[HolderId, list[range]] = {}
+        self._numbers = itertools.count(1)
+        self.deadlines: Deadlines[Lease] = Deadlines()
+
+    def __len__(self) -> int:
+        """How many originals there are."""
+        return len(self._originals)
+
+    @property
+    def line_count(self) -> int:
+        """Lines leased, however often."""
+        return sum(len(lease.lines) for lease in self._originals.values())
+
+    @property
+    def copied_count(self) -> int:
+        """Lines that have a second copy out."""
+        return sum(len(copy.lines) for lease in self._originals.values() for copy in lease.copies)
+
+    def held_by(self, holder: HolderId) -> tuple[Lease, ...]:
+        """A holder's leases, copies among them."""
+        return tuple(self._held.get(holder, {}).values())
+
+    def held_count(self, holder: HolderId) -> int:
+        """How many these are."""
+        return len(self._held.get(holder, ()))
+
+    def numbered(self, holder: HolderId, number: int) -> Lease | None:
+        """A holder's lease of a number."""
+        return self._held.get(holder, {}).get(LeaseId(number))
+
+    def of(self, line: int) -> Lease | None:
+        """The original that a line is leased with."""
+        lease = self._originals.get(LeaseId(self._table.owner(line)))
+        return lease if lease is not None and line in lease.lines else None
+
+    def of_holder(self, line: int, holder: HolderId) -> Lease | None:
+        """The lease, original or copy, with which a holder has a line."""
+        lease = self.of(line)
+        if lease is None or lease.holder == holder:
+            return lease
+        copies = (copy for copy in lease.copies if copy.holder == holder and line in copy.lines)
+        return next(copies, None)
+
+    def oldest_first(self) -> Iterator[Lease]:
+        """The originals in the order in which they were given out."""
+        return iter(self._originals.values())
+
+    # --- given out -------------------------------------------------------------------------------
+
+    def add(self, now: float, holder: HolderId, offer: Offer, count: int, seconds: float) -> Lease:
+        """Make a lease of the first lines of an offer; a copy where that names an original."""
+        lease = Lease(
+            number=LeaseId(next(self._numbers)),
+            holder=holder,
+            lines=range(offer.first, offer.first + count),
+            count=count,
+            history=offer.history,
+            granted_at=now,
+            timeout_seconds=seconds,
+            original=offer.original,
+        )
+        if offer.original is None:
+            self._own(lease)
+        else:
+            offer.original.copies += (lease,)
+        self._held.setdefault(holder, {})[lease.number] = lease
+        self.deadlines.start(lease, seconds, now)
+        return lease
+
+    def renew(self, now: float, lease: Lease, seconds: float) -> None:
+        """Let a lease hold for ``seconds`` from now."""
+        lease.timeout_seconds = seconds
+        lease.is_lost = False
+        self.deadlines.start(lease, seconds, now)
+
+    # --- ended -----------------------------------------------------------------------------------
+
+    def settle(self, lease: Lease, lines: range, holder: HolderId) -> None:
+        """Take lines that have their result out of an original and its copies."""
+        self._take(lease, lines, told=lease.holder != holder)
+        for copy in lease.copies:
+            for run in copy.among(lines):
+                self._take(copy, run, told=copy.holder != holder)
+
+    def give_up(
+        self, lease: Lease, lines: Iterable[int], history: History
+    ) -> tuple[list[range], list[range]]:
+        """Take lines that have no result out of a lease.
+
+        A copy that has no other lines than these takes its original's place, with ``history``.
+
+        Returns:
+            The lines that nobody works on now, and those that a copy kept.
+        """
+        given = runs_of(lines)
+        for run in given:
+            self._take(lease, run)
+        if lease.original is not None:
+            return [], given
+        if not lease.copies:
+            return given, []
+        free, kept = LineSet.of(given), list[range]()
+        for copy in lease.copies:
+            runs = runs_of(copy.lines)
+            if all(list(free.runs(run)) == [run] for run in runs):
+                self._promote(copy, history)
+                kept += runs
+                for run in runs:
+                    free.remove(run)
+                continue
+            for run in runs:
+                for part in free.runs(run):
+                    self._take(copy, part, told=True)
+        return list(free.runs()), kept
+
+    def _promote(self, copy: Lease, history: History) -> None:
+        assert copy.original is not None
+        _remove_copy(copy.original, copy)
+        copy.original, copy.history = None, history
+        self._own(copy)
+
+    def _own(self, lease: Lease) -> None:
+        self._originals[lease.number] = lease
+        for run in runs_of(lease.lines):
+            self._table.set_owner(run, lease.number)
+
+    def _take(self, lease: Lease, lines: range, *, told: bool = False) -> None:
+        lease.remove(lines)
+        if told:
+            self.tell_lost(lease.holder, lines)
+        if not lease.lines:
+            self._end(lease)
+
+    def _end(self, lease: Lease) -> None:
+        if lease.original is None:
+            del self._originals[lease.number]
+        else:
+            _remove_copy(lease.original, lease)
+        self.deadlines.stop(lease)
+        held = self._held[lease.holder]
+        del held[lease.number]
+        if not held:
+            del self._held[lease.holder]
+
+    # --- told ------------------------------------------------------------------------------------
+
+    def tell_lost(self, holder: HolderId, lines: range) -> None:
+        """Remember lines to tell a holder of that it has no more."""
+        lost = self._lost.setdefault(holder, [])
+        if lost and lost[-1].stop == lines.start:
+            lost[-1] = range(lost[-1].start, lines.stop)
+        else:
+            lost.append(lines)
+            del lost[:-MAX_LOST_RANGES]
+
+    def lost_by(self, holder: HolderId) -> Iterator[int]:
+        """The lines to tell a holder of; they are told once."""
+        return (line for lines in self._lost.pop(holder, ()) for line in lines)
+
+    def forget(self, holder: HolderId) -> None:
+        """Say that a holder without leases will never ask."""
+        self._lost.pop(holder, None)
+
+
+def _remove_copy(original: Lease, copy: Lease) -> None:
+    original.copies = tuple(other for other in original.copies if other is not copy)

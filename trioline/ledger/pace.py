@@ -1,0 +1,75 @@
+"""How long lines take, from the last leases that were answered.
+
+A lease may be worked on line by line, side by side, or all at once, and the ledger cannot see
+which. Two measures together are right for each: how long it takes until something comes back
+(one line's own time, where lines run side by side), and what the whole lease took a line (the rate
+at which its holder gets through them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+RECENT_LEASES = 256
+MIN_LEASES = 10
+"""Before so many were answered nothing is known."""
+
+
+class Pace:
+    """Recent times, in seconds a line."""
+
+    def __init__(self) -> None:
+        self._firsts = _Recent()
+        self._wholes = _Recent()
+
+    def first_came(self, seconds: float, count: int) -> None:
+        """Note when the first ``count`` lines of a lease came back together."""
+        self._firsts.add(seconds / count)
+
+    def all_came(self, seconds: float, count: int) -> None:
+        """Note when the last of a lease's ``count`` lines came back."""
+        self._wholes.add(seconds / count)
+
+    def needed_seconds(self, count: int, share: float) -> float | None:
+        """How long a lease of ``count`` lines takes at the most, in ``share`` of all cases.
+
+        Returns:
+            None where too few have been seen.
+        """
+        first, whole = self._firsts.quantile(share), self._wholes.quantile(share)
+        if first is None or whole is None:
+            return None
+        return max(first, count * whole)
+
+    def fitting_count(self, seconds: float, share: float) -> int | None:
+        """How many lines can be answered in a time, in ``share`` of all cases.
+
+        Returns:
+            0: not even one. None: nothing is known.
+        """
+        first, whole = self._firsts.quantile(share), self._wholes.quantile(share)
+        if first is None or whole is None:
+            return None
+        if seconds < max(first, whole):
+            return 0
+        return int(min(seconds / whole, 1e9)) if whole > 0 else 1_000_000_000
+
+
+class _Recent:
+    """The last values, and what share of them is below what."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=RECENT_LEASES)
+        self._sorted: list[float] | None = None
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+        self._sorted = None
+
+    def quantile(self, share: float) -> float | None:
+        if len(self._values) < MIN_LEASES:
+            return None
+        if self._sorted is None:
+            self._sorted = sorted(self._values)
+        return self._sorted[math.ceil(share * len(self._sorted)) - 1]

@@ -1,0 +1,111 @@
+"""Who fails far more than the others: a bad node takes line after line and fails each at once.
+
+It is set aside for a time that doubles, then tried with single lines until one succeeds. The last
+one that is left is never set aside: where all fail, it is the breaker's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+
+import attrs
+
+RECENT_LINES = 50
+"""Of each one, its last lines count."""
+MIN_LINES = 10
+"""Before that nothing is held against it."""
+MIN_SHARE = 0.5
+"""Of its lines that failed."""
+FAR_OUT = 4.0
+"""... and so many times the share of all others."""
+FIRST_ASIDE_SECONDS = 30.0
+MAX_ASIDE_SECONDS = 1_800.0
+MAX_KEPT = 20_000
+"""Whoever came first is forgotten beyond so many: names may be new each time."""
+
+
+@attrs.define(eq=False)
+class _One:
+    seen: int = 0
+    failures: deque[int] = attrs.field(factory=deque)  # each one's place among all seen
+    until: float = 0.0
+    times: int = 0
+    is_on_trial: bool = False
+
+    @property
+    def recent(self) -> int:
+        return min(self.seen, RECENT_LINES)
+
+    @property
+    def failed(self) -> int:
+        while self.failures and self.failures[0] <= self.seen - RECENT_LINES:
+            self.failures.popleft()
+        return len(self.failures)
+
+
+class Standings:
+    """How all of a kind (workers, hosts) do, and who is set aside."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, _One] = {}
+
+    def succeeded(self, key: str, count: int) -> None:
+        """Note lines that have their result: whoever was on trial has stood it."""
+        one = self._one(key)
+        one.seen += count
+        if one.is_on_trial:
+            one.is_on_trial, one.times = False, 0
+            one.failures.clear()
+
+    def failed(self, key: str, now: float, present: Callable[[], Collection[str]]) -> float | None:
+        """Note a failed line.
+
+        Args:
+            key: Whose.
+            now: The instant.
+            present: Says who is there now.
+
+        Returns:
+            For how many seconds it is set aside now; None: it is not.
+        """
+        one = self._one(key)
+        one.seen += 1
+        one.failures.append(one.seen)
+        if now < one.until or not (one.is_on_trial or self._is_far_out(key, one)):
+            return None
+        if not self._has_others(key, now, present()):
+            return None
+        seconds = min(FIRST_ASIDE_SECONDS * 2.0**one.times, MAX_ASIDE_SECONDS)
+        one.until, one.times, one.is_on_trial = now + seconds, one.times + 1, True
+        return seconds
+
+    def _has_others(self, key: str, now: float, present: Collection[str]) -> bool:
+        return any(other != key and not self.aside_seconds(other, now) for other in present)
+
+    def _is_far_out(self, key: str, one: _One) -> bool:
+        if one.recent < MIN_LINES or one.failed < MIN_SHARE * one.recent:
+            return False
+        others = [other for name, other in self._all.items() if name != key]
+        seen = sum(other.recent for other in others)
+        failed = sum(other.failed for other in others)
+        # Where nothing is known of the others, nobody stands far out.
+        return seen >= MIN_LINES and one.failed * seen >= FAR_OUT * failed * one.recent
+
+    def aside_seconds(self, key: str, now: float) -> float:
+        """For how long it is set aside yet; 0: it is not."""
+        one = self._all.get(key)
+        return max(0.0, one.until - now) if one is not None else 0.0
+
+    def is_on_trial(self, key: str) -> bool:
+        """Whether it gets single lines until one succeeds."""
+        one = self._all.get(key)
+        return one is not None and one.is_on_trial
+
+    def _one(self, key: str) -> _One:
+        one = self._all.get(key)
+        if one is None:
+            if len(self._all) >= MAX_KEPT:
+                del self._all[next(iter(self._all))]
+            one = self._all[key] = _One()
+        return one

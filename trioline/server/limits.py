@@ -1,0 +1,86 @@
+"""Who may have how much now, and who should rather wait, give something back, or go home."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from trioline.config import MAX_BATCH
+from trioline.ledger import Ledger
+from trioline.server.health import Health
+from trioline.server.peers import Peer, Peers
+
+FITTING_SHARE = 0.9
+"""Near its deadline a worker gets what so many of the recent leases would have answered in time."""
+
+
+@attrs.frozen
+class Leave:
+    """It should finish what it holds and go."""
+
+    reason: str
+    """``drain`` or ``deadline``."""
+
+
+@attrs.frozen
+class Aside:
+    """It fails far more than the others: it gets nothing for a while."""
+
+    seconds: float
+
+
+@attrs.frozen
+class Full:
+    """Its name holds as many lines as one may."""
+
+    max_held: int
+
+
+class Limits:
+    """What stands between a peer and what it asks for.
+
+    Args:
+        ledger: Knows how long lines take.
+        peers: Know who holds how much.
+        health: Knows who is set aside.
+        max_held: Lines that one worker name may hold.
+    """
+
+    def __init__(self, ledger: Ledger, peers: Peers, health: Health, max_held: int) -> None:
+        self._ledger = ledger
+        self._peers = peers
+        self._health = health
+        self._max_held = max_held
+
+    def of(self, peer: Peer) -> int | Leave | Aside | Full:
+        """How many lines a peer may have in one lease, at least 1, or why it may not."""
+        if peer.is_draining:
+            return Leave("drain")
+        now = trio.current_time()
+        fitting = self._fitting(peer, now)
+        if fitting <= 0:
+            return Leave("deadline")
+        aside = self._health.aside_seconds(peer, now)
+        if aside:
+            return Aside(aside)
+        room = self._peers.room(peer, self._max_held)
+        if not room:
+            return Full(self._max_held)
+        return 1 if self._health.is_on_trial(peer) else min(room, fitting)
+
+    def _fitting(self, peer: Peer, now: float) -> int:
+        """How many lines more a peer can answer before it is killed."""
+        if peer.leave_at is None:
+            return MAX_BATCH
+        left = peer.leave_at - now
+        fitting = self._ledger.pace.fitting_count(left, FITTING_SHARE) if left > 0 else 0
+        if fitting is None or fitting >= MAX_BATCH + self._ledger.holds(peer.holder):
+            return MAX_BATCH
+        return fitting - self._ledger.holds(peer.holder)
+
+    def seconds_left(self, peer: Peer) -> float | None:
+        """Until a peer gets nothing more before its deadline; None: it has none."""
+        if peer.leave_at is None:
+            return None
+        needed = self._ledger.pace.needed_seconds(1, FITTING_SHARE) or 0.0
+        return max(0.0, peer.leave_at - needed - trio.current_time())
