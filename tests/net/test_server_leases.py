@@ -190,6 +190,17 @@ async def test_a_line_that_kills_its_workers_is_found_and_no_other_is_blamed(
     assert (record["id"], record["losses"]) == (37, 3)
 
 
+async def test_who_let_a_lease_run_out_gets_nothing_before_it_says_a_word(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 1, lease_timeout_seconds=20) as site:
+        silent, other = await site.connect(), await site.connect()
+        await silent.get()
+        await silent.send(op="get", wait=900)
+        assert await other.get() == [0], "though the other one has waited for longer"
+        assert (await silent.reply())["status"] == "retry"
+
+
 async def test_a_stale_holder_changes_nothing_but_its_late_result_wins(
     tmp_path: Path, clock: trio.testing.MockClock
 ) -> None:

@@ -301,4 +301,8 @@ class Server:
             rejected = [effect for effect in effects if isinstance(effect, Rejected)]
             self._writer.submit(Batch(entries, 0, rejected))
         for one in expired:
-            self._health.expired(one)
+            peer = self._peers.holding(one.lease.holder)
+            if peer is not None:
+                # It may stand still: it shall not get the same lines again before it says a word.
+                self._grants.end_wait(peer)
+                self._health.expired(peer, one)

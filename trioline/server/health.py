@@ -71,14 +71,12 @@ class Health:
                     error,
                 )
 
-    def expired(self, expired: Expired) -> None:
+    def expired(self, peer: Peer, expired: Expired) -> None:
         """Note a lease that was taken back: where it ran out, its holder counts as having failed.
 
         A lost connection says nothing against anybody: preemption is daily life.
         """
-        lease = expired.lease
-        peer = None if lease.is_lost else self._peers.holding(lease.holder)
-        if peer is not None and expired.effects:
+        if expired.effects and not expired.lease.is_lost:
             first, history = expired.lines[0].start, expired.effects[0].history
             self.failed(peer, first, history.errors[-1], attempt=history.attempts, is_final=False)
 
