@@ -235,6 +235,9 @@ def test_an_edit_far_from_the_end_of_the_rejected_file_is_found() -> None:
     assert edited[-4_096:] == data[SETTINGS.rejected][-4_096:]
     (finding,) = look_at({**data, SETTINGS.rejected: edited}).findings
     assert "is not what the job wrote in its first" in finding.text
+    # Nor does a repair of something else make it what the job wrote.
+    (again,) = look_at(repaired({**data, SETTINGS.rejected: edited, TABLE: b""})).findings
+    assert again == finding
 
 
 def test_one_wrong_number_is_told_once() -> None:
@@ -321,9 +324,63 @@ def test_a_repair_that_has_the_table_assumes_only_what_is_behind_it() -> None:
     assert (finding.line, finding.last_line) == (128, 149)
 
 
+def test_lines_that_a_short_table_does_not_know_are_kept_by_their_form_and_said() -> None:
+    data = job_with(LINES)
+    output = data[SETTINGS.output]
+    end = output.index(b'{"n":190}')
+    damaged = {**data, SETTINGS.output: output[: end + 3], TABLE: data[TABLE][:19]}
+    plan = examine(Disk(files_with(damaged)), JOB)
+    assert f"{TABLE} is damaged" in plan.found
+    assert "no checksum is left of some of the lines 128 to 189: they are kept by" in (
+        " ".join(plan.found)
+    )
+    assert (plan.counts.written, plan.assumed) == (190, range(128, 190))
+    report = look_at(repaired(damaged))
+    assert not report.holds
+    assert [(f.line, f.last_line) for f in report.findings] == [(128, 189)]
+
+
+def test_lines_kept_by_their_form_behind_a_bad_block_are_never_said_to_be_proved() -> None:
+    data = job_with(LINES)
+    edited = data[SETTINGS.output].replace(b'{"n":65}', b'{"n":66}')
+    mended = repaired({**data, SETTINGS.output: edited, TABLE: data[TABLE][:-8]})
+    for again in (mended, repaired({**mended, TABLE: b""})):
+        files = files_with(again)
+        job = Job.open(SETTINGS, files)
+        assert list(job.ahead()) == [range(128, LINES)]
+        for line in set(range(64, 128)) - REJECTED:
+            job.commit([Results(line, 1, b'{"n":%d}\n' % line)])
+        for line in (70, 71):
+            text = input_of(LINES).splitlines()[line]
+            record = encode_record(line, text, attempts=1, losses=0, errors=["no"])
+            job.commit([Rejection(line, record)])
+        job.finish(job.source.offset_of(LINES))
+        job.close()
+        assert files.get(SETTINGS.output) == data[SETTINGS.output]
+        report = look_at(contents(files))
+        assert not report.holds
+        assert [(f.line, f.last_line) for f in report.findings] == [(192, 199)]
+
+
+@pytest.mark.parametrize("at", range(0, 32, 4))
+def test_an_entry_that_was_flipped_costs_at_most_its_own_block(at: int) -> None:
+    """Beside a bad block nothing tells whether the entry or its lines are other ones."""
+    data = job_with(LINES)
+    edited = data[SETTINGS.output].replace(b'{"n":65}', b'{"n":66}')
+    damaged = {**data, SETTINGS.output: edited, TABLE: flipped(data[TABLE], at)}
+    plan = examine(Disk(files_with(damaged)), JOB)
+    is_output = at % 8 == 4
+    blocks = {1, at // 8} if is_output else {1}
+    assert plan.counts.open == sum(min(64, LINES - 64 * block) for block in blocks)
+    assert not plan.assumed
+    alone = examine(Disk(files_with({**damaged, SETTINGS.output: data[SETTINGS.output]})), JOB)
+    assert (alone.counts.open, alone.counts.written) == (0, LINES)
+
+
 def test_a_repair_never_takes_another_input_for_the_one_that_was_answered() -> None:
     data = job_with(LINES)
     given = attrs.evolve(JOB, input=SETTINGS.input)
     edited = {**without(data, RUN, TABLE), SETTINGS.input: flipped(data[SETTINGS.input], 700)}
-    with pytest.raises(StorageError, match="was changed after its lines were answered"):
-        examine(Disk(files_with(edited)), given)
+    for table in ({}, {TABLE: data[TABLE]}):
+        with pytest.raises(StorageError, match="was changed after its lines were answered"):
+            examine(Disk(files_with({**edited, **table})), given)

@@ -85,6 +85,18 @@ def test_a_lost_table_is_named_and_the_files_are_proved_even_so(folder: Path) ->
     assert ended.code == 0, ended.stdout
 
 
+def test_lines_that_a_repair_took_by_their_form_are_not_proved(folder: Path) -> None:
+    for name in ("checkpoint", "checksums"):
+        (folder / "out.trioline" / name).unlink()
+    told = trioline("repair", "out", "--yes", cwd=folder)
+    assert told.code == 0
+    assert f"no checksum is left of some of the lines 0 to {COUNT - 1}: they" in told.stdout
+    ended = trioline("verify", "in", "out", cwd=folder)
+    assert ended.code == 1
+    assert f"lines 0 to {COUNT - 1} are not proved" in ended.stdout
+    assert "answer those" not in ended.stdout
+
+
 def test_a_running_job_is_looked_at_without_being_disturbed(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(numbers(COUNT))
     with serving("in", "out", cwd=tmp_path) as serve, Plain(serve.port) as worker:

@@ -9,7 +9,6 @@ the journal, segments to be rewritten with their good frames, and what is lost b
 from __future__ import annotations
 
 import os
-import sys
 
 import attrs
 
@@ -24,7 +23,6 @@ from trioline.storage.repair.output_state import (
     Kept,
     behind,
     look_at_output,
-    named,
     rejected_holds,
     told_by_journal,
 )
@@ -142,6 +140,12 @@ def examine(disk: Disk, given: Given) -> Plan:
     if notes.found and not notes.steps:
         notes.steps.append("write a checkpoint that says how things stand")
     rescued, told = _rescued(disk, job, scans, kept, base)
+    unknown = Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept))
+    if unknown:
+        notes.found.append(
+            f"no checksum is left of some of the lines {unknown.start} to {unknown.stop - 1}: they"
+            " are kept by their form alone, and `trioline verify` will not call them proved"
+        )
     counts = _count(job, scans, base, [*rescued, *told], line_count)
     if rescued:
         count = sum(run.count for run in rescued)
@@ -163,7 +167,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         told=tuple(told),
         is_run_lost=job.is_run_lost,
         is_rejected_rebuilt=not is_rejected_good,
-        unknown=Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept)),
+        unknown=unknown,
         is_journal_damaged=has_gaps or bool(segments),
         found=tuple(notes.found),
         steps=tuple(notes.steps),
@@ -193,10 +197,6 @@ def _find_base(
     if not kept.is_held:
         lines, length = _before_lost_records(disk, settings, scans, lines, length)
         notes.steps.append(f"go on from line {lines}, byte {length} of {settings.output}")
-        if prefix.unknown:
-            notes.found.append(
-                f"nothing but their form speaks for {prefix.unknown} of the lines before that"
-            )
     if not is_rejected_good:
         notes.steps.append(
             f"make {settings.rejected} anew: its good records, and for each other placeholder"
@@ -231,16 +231,11 @@ def _before_lost_records(
 
 
 def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
-    """Say how the table of checksums is not what the checkpoint counts on, and what follows."""
+    """Say how the table of checksums is not what the checkpoint counts on."""
     path = job.settings.state / CHECKSUMS_NAME
     if not kept.is_table_good:
         notes.found.append(f"{path} is {'missing' if disk.stat(path) is None else 'damaged'}")
         notes.steps.append(f"make {path} anew from input and output")
-    if kept.unsummed:
-        notes.found.append(
-            f"of {named(kept.unsummed, sys.maxsize)} it has no checksum: of them, lines are kept by"
-            " their form alone, and never taken for proved"
-        )
 
 
 def _rescued(
