@@ -58,57 +58,87 @@ def recover(
     """
     with contextlib.ExitStack() as opened:
         sync_folders(disk, settings)
-        path = settings.state / CHECKPOINT_NAME
-        if disk.stat(path) is None:
-            raise damaged(path, "is missing", settings.output)
-        checkpoints = CheckpointFile(disk, path)
-        opened.callback(checkpoints.close)
-        checkpoints.sync()
-        last = checkpoints.read(run.id_bytes)
-        answers = _open_answers(disk, settings, last)
-        opened.callback(answers.close)
-        journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
-        opened.callback(journal.close)
-        ahead, tried = AheadIndex(), TriedIndex(journal)
-        source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
-        opened.callback(source.close)
-        checksums = Checksums(
-            disk,
-            settings.state,
-            settings.input,
-            settings.output,
-            answers.output.read,
-            answers.rejected.read,
-            source.stat,
-        )
-        opened.callback(checksums.close)
-        checksums.check(last)
-        if last.finished:
-            answers.output.check_end()
-            answers.rejected.check_end()
-            if not checkpoints.is_doubled(last):
-                last = checkpoints.repeat(last)
-            journal.drop_all()
+        state = _open_files(disk, settings, run, segment_bytes, given, opened)
+        state.checksums.check(state.last)
+        if state.last.finished:
+            state = _take_up_finished(state)
         else:
-            _replay(journal, answers, ahead, tried, last)
-            offset = _offset_of(source, answers.written_count, settings.state)
-            given = source.stat
-            source.close()
-            source = _open_source(disk, settings, run, given, answers.written_count, offset)
-            opened.callback(source.close)
-            last = next_checkpoint(last, answers, journal, checksums, offset, epoch=last.epoch + 1)
-            checkpoints.write(last)
+            _replay(state)
+            state = _go_on(disk, settings, run, state, opened)
         opened.pop_all()
+    return state
+
+
+def _open_files(
+    disk: Disk,
+    settings: JobSettings,
+    run: Run,
+    segment_bytes: int,
+    given: Stat | None,
+    opened: contextlib.ExitStack,
+) -> State:
+    """Open all there is, as the last checkpoint has it."""
+    path = settings.state / CHECKPOINT_NAME
+    if disk.stat(path) is None:
+        raise damaged(path, "is missing", settings.output)
+    checkpoints = CheckpointFile(disk, path)
+    opened.callback(checkpoints.close)
+    checkpoints.sync()
+    last = checkpoints.read(run.id_bytes)
+    answers = _open_answers(disk, settings, last)
+    opened.callback(answers.close)
+    journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
+    opened.callback(journal.close)
+    source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
+    opened.callback(source.close)
+    checksums = Checksums(
+        disk,
+        settings.state,
+        settings.input,
+        settings.output,
+        answers.output.read,
+        answers.rejected.read,
+        source.stat,
+    )
+    opened.callback(checksums.close)
     return State(
         checkpoints=checkpoints,
         last=last,
         answers=answers,
         journal=journal,
-        ahead=ahead,
-        tried=tried,
+        ahead=AheadIndex(),
+        tried=TriedIndex(journal),
         checksums=checksums,
         source=source,
     )
+
+
+def _take_up_finished(state: State) -> State:
+    """Hold a job that is over against its checkpoint, which it may have in one slot only."""
+    state.answers.output.check_end()
+    state.answers.rejected.check_end()
+    last = state.last
+    if not state.checkpoints.is_doubled(last):
+        last = state.checkpoints.repeat(last)
+    state.journal.drop_all()
+    return attrs.evolve(state, last=last)
+
+
+def _go_on(
+    disk: Disk, settings: JobSettings, run: Run, state: State, opened: contextlib.ExitStack
+) -> State:
+    """After the replay: the input from where the output ends, and a checkpoint of a new epoch."""
+    answers, last = state.answers, state.last
+    offset = _offset_of(state.source, answers.written_count, settings.state)
+    given = state.source.stat
+    state.source.close()
+    source = _open_source(disk, settings, run, given, answers.written_count, offset)
+    opened.callback(source.close)
+    last = next_checkpoint(
+        last, answers, state.journal, state.checksums, offset, epoch=last.epoch + 1
+    )
+    state.checkpoints.write(last)
+    return attrs.evolve(state, last=last, source=source)
 
 
 def next_checkpoint(
@@ -190,14 +220,13 @@ def _open_source(
     return source
 
 
-def _replay(
-    journal: Journal, answers: Answers, ahead: AheadIndex, tried: TriedIndex, last: Checkpoint
-) -> None:
+def _replay(state: State) -> None:
+    journal, answers, ahead, last = state.journal, state.answers, state.ahead, state.last
     journal.sync_all()
     merge = Merge(answers, journal, ahead)
     for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
         if frame.kind is Kind.TRIED and frame.end > answers.written_count:
-            tried.put(frame, place)
+            state.tried.put(frame, place)
         merge.apply(frame, place)
     journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
     answers.end_replay()
