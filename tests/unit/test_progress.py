@@ -3,16 +3,19 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import attrs
 import pytest
 from rich.console import Console
 
 from trioline.ops.progress import (
+    MAX_REASON_CHARS,
     PLAIN_SECONDS,
     Progress,
     describe,
     draw,
     duration,
     figures,
+    halt_line,
     head_line,
     plain,
     summary,
@@ -107,6 +110,54 @@ def test_a_job_that_does_not_run_says_so_and_has_no_eta(state: str) -> None:
     said = figures(made(state=state))
     assert said[-1] == state
     assert not [part for part in said if part.startswith("ETA")]
+
+
+HALTED = {"state": "halted", "halt": "150 of the last 200 lines failed: no such model"}
+
+
+def test_a_halted_job_says_so_and_why_wherever_it_is_shown() -> None:
+    words = "halted: 150 of the last 200 lines failed: no such model"
+    halted = made(**HALTED)
+    assert halt_line(halted) == words
+    assert plain(halted).endswith(" · " + words)
+    assert plain(halted).count("halted") == 1
+    assert describe(halted).splitlines()[2] == "  " + words
+    assert drawn(halted, 160)[1].rstrip() == words
+    assert "ETA" not in plain(halted)
+    assert halt_line(made()) is None
+
+
+def test_a_reason_is_one_short_line_whatever_the_worker_said() -> None:
+    said = "the last 50 lines failed alike: Traceback:\n  File\n\x1b[2J" + "x" * 100_000
+    line = halt_line(made(state="halted", halt=said))
+    assert line is not None
+    assert line.startswith("halted: the last 50 lines failed alike: Traceback: File \ufffd[2Jxxx")
+    assert len(line) <= MAX_REASON_CHARS + len("halted: ")
+
+
+def test_second_copies_are_counted_where_there_are_some() -> None:
+    assert figures(made(hedged=3))[2:4] == ["24 leased", "3 hedged"]
+
+
+def test_workers_that_get_nothing_are_counted_apart() -> None:
+    aside = attrs.evolve(WORKER, aside_seconds=25.0)
+    draining = attrs.evolve(WORKER, draining=True)
+    assert "1 worker (1 set aside)" in figures(made(workers=(aside,)))
+    assert "2 workers (1 draining)" in figures(made(workers=(WORKER, draining)))
+    assert "2 workers (1 set aside, 1 draining)" in figures(made(workers=(aside, draining)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aside_seconds": 25.0}, "here for 2:05 h, set aside for 25 s  120 / 400"),
+        ({"draining": True}, "here for 2:05 h, draining  120 / 400"),
+        ({"deadline_seconds": 600.0}, "here for 2:05 h, will be killed in 10:00 min  120 / 400"),
+    ],
+)
+def test_what_a_worker_gets_no_lines_for_is_described(changes: dict[str, Any], words: str) -> None:
+    described = describe(made(workers=(attrs.evolve(WORKER, **changes),)))
+    assert described.splitlines()[-1].endswith(words)
 
 
 def test_the_line_that_holds_the_output_up() -> None:

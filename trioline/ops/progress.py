@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -12,11 +12,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trioline.snapshot import Snapshot
+from trioline.snapshot import Snapshot, WorkerRow
 
 PLAIN_SECONDS = 30.0
 """Between two plain lines: a log of a day-long job stays readable."""
 BAR_WIDTH = 30
+MAX_REASON_CHARS = 200
+"""Shown of why a job is halted."""
 
 
 class Progress:
@@ -74,6 +76,9 @@ def draw(snapshot: Snapshot) -> Table:
     )
     lines = Table.grid()
     lines.add_row(grid)
+    halt = halt_line(snapshot)
+    if halt is not None:
+        lines.add_row(Text(halt, style="bold red"))
     head = head_line(snapshot)
     if head is not None:
         lines.add_row(Text(head, style="dim"))
@@ -82,7 +87,9 @@ def draw(snapshot: Snapshot) -> Table:
 
 def plain(snapshot: Snapshot) -> str:
     """One line for logs."""
-    return f"{snapshot.progress:.1%} · " + " · ".join(figures(snapshot))
+    halt = halt_line(snapshot)
+    parts = [f"{snapshot.progress:.1%}", *figures(snapshot), *([] if halt is None else [halt])]
+    return " · ".join(parts)
 
 
 def figures(snapshot: Snapshot) -> list[str]:
@@ -92,16 +99,36 @@ def figures(snapshot: Snapshot) -> list[str]:
     if snapshot.ahead:
         parts.append(f"{snapshot.ahead:,} ahead")
     parts.append(f"{snapshot.leased:,} leased")
+    if snapshot.hedged:
+        parts.append(f"{snapshot.hedged:,} hedged")
     if snapshot.rejected:
         parts.append(f"{snapshot.rejected:,} rejected")
     parts.append(f"{snapshot.rate:,.0f}/s" if snapshot.rate >= 10 else f"{snapshot.rate:.2g}/s")
     if snapshot.eta is not None and snapshot.state == "running":
         parts.append(f"ETA {duration(snapshot.eta)}")
-    workers = len(snapshot.workers)
-    parts.append("1 worker" if workers == 1 else f"{workers:,} workers")
-    if snapshot.state != "running":
+    parts.append(_head_count(snapshot.workers))
+    if snapshot.state != "running" and halt_line(snapshot) is None:
         parts.append(snapshot.state)
     return parts
+
+
+def _head_count(workers: Sequence[WorkerRow]) -> str:
+    """How many workers there are, and how many of them get nothing now."""
+    count = "1 worker" if len(workers) == 1 else f"{len(workers):,} workers"
+    aside = sum(worker.aside_seconds is not None for worker in workers)
+    draining = sum(worker.draining for worker in workers)
+    notes = [f"{aside:,} set aside"] * bool(aside) + [f"{draining:,} draining"] * bool(draining)
+    return f"{count} ({', '.join(notes)})" if notes else count
+
+
+def halt_line(snapshot: Snapshot) -> str | None:
+    """Why nothing goes on, where too much fails."""
+    if snapshot.state != "halted":
+        return None
+    # It ends in a worker's own words: of any length, in several lines, with anything in them.
+    words = " ".join((snapshot.halt or "").split())
+    reason = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
+    return f"halted: {reason[:MAX_REASON_CHARS]}"
 
 
 def head_line(snapshot: Snapshot) -> str | None:
@@ -121,6 +148,9 @@ def describe(snapshot: Snapshot) -> str:
     """Several lines for a person who asks."""
     lines = [f"job {snapshot.job}: {snapshot.state}, {snapshot.progress:.1%}"]
     lines.append("  " + ", ".join(figures(snapshot)))
+    halt = halt_line(snapshot)
+    if halt is not None:
+        lines.append("  " + halt)
     if snapshot.queued:
         lines.append(f"  {snapshot.queued:,} came back and wait to be given out again")
     head = head_line(snapshot)
@@ -130,14 +160,23 @@ def describe(snapshot: Snapshot) -> str:
         f"  lease_timeout {snapshot.lease_timeout:g} s, max_attempts {snapshot.max_attempts}, "
         f"{snapshot.connections:,} connections"
     )
-    for worker in snapshot.workers:
-        note = f"  {worker.note}" if worker.note else ""
-        failed = f", {worker.failed:,} failed" if worker.failed else ""
-        lines.append(
-            f"  {worker.name}: {worker.leased:,} leased, {worker.done:,} done{failed}, "
-            f"here for {duration(worker.connected_seconds)}{note}"
-        )
+    lines += (f"  {worker.name}: {_describe_worker(worker)}" for worker in snapshot.workers)
     return "\n".join(lines)
+
+
+def _describe_worker(worker: WorkerRow) -> str:
+    parts = [f"{worker.leased:,} leased", f"{worker.done:,} done"]
+    if worker.failed:
+        parts.append(f"{worker.failed:,} failed")
+    parts.append(f"here for {duration(worker.connected_seconds)}")
+    if worker.aside_seconds is not None:
+        parts.append(f"set aside for {duration(worker.aside_seconds)}")
+    if worker.draining:
+        parts.append("draining")
+    if worker.deadline_seconds is not None:
+        parts.append(f"will be killed in {duration(worker.deadline_seconds)}")
+    note = f"  {worker.note}" if worker.note else ""
+    return ", ".join(parts) + note
 
 
 def summary(snapshot: Snapshot) -> str:
