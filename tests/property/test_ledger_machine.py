@@ -297,7 +297,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 continue
             if self.now - lease.granted_at < MIN_SECONDS:
                 return None
-            if lease.lost_copies >= self.settings.max_losses:
+            if lease.is_lost or lease.lost_copies >= self.settings.max_losses:
                 continue
             free = set(lease.lines) - lease.uncopied
             for copy in self.copies_of(lease.number):

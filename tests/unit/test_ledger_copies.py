@@ -72,6 +72,30 @@ def test_no_lease_is_late_within_a_second() -> None:
     assert ledger.offer_copy(1.0, BERT, 1) is not None
 
 
+def test_the_lines_of_a_lost_worker_have_no_copy_but_go_back_soon() -> None:
+    ledger, _ = late(1)
+    ledger.lose(LATE, ANNA, grace_seconds=10)
+    assert ledger.offer_copy(LATE, BERT, 1) is None, "it may kill BERT as well, in no time"
+    ledger.reattach(LATE + 1, ANNA)
+    assert ledger.offer_copy(LATE + 1, BERT, 1) is not None
+
+
+def test_a_line_that_kills_its_workers_is_given_up_though_others_have_nothing_to_do() -> None:
+    ledger = paced(1.0, max_losses=3)
+    ledger.end_at(MIN_LEASES + 1)
+    killed, now = 0, 0.0
+    while not ledger.is_settled and killed < 100:
+        ledger.expire(now)
+        holder = HolderId(100 + killed)
+        offer = ledger.offer(now, 1) or ledger.offer_copy(now, holder, 1)
+        if offer is not None:
+            ledger.lease(now, holder, offer, 1)
+            ledger.lose(now, holder, grace_seconds=10)
+            killed += 1
+        now += 1.0
+    assert killed == 3
+
+
 def test_nothing_is_late_where_nothing_is_usual() -> None:
     ledger = paced(leases=MIN_LEASES - 1)
     ledger.end_at(MIN_LEASES)

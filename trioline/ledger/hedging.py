@@ -47,6 +47,8 @@ class Hedging:
         return None
 
     def _is_late(self, now: float, lease: Lease) -> bool:
+        if lease.is_lost:
+            return False  # its grace is short, and it may have been these lines that killed
         if lease.lost_copies >= self._max_losses:
             return False
         usual = self._pace.needed_seconds(lease.count, SHARE)
