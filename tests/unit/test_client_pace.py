@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 
-from trioline.client.pace import FIRST_STEP, Pace
+import pytest
+
+from trioline.client.pace import FIRST_STEP, STALL_SECONDS, Pace
 
 
 def adaptive(concurrency: int = 1, *, many: bool = False) -> Pace:
@@ -49,6 +51,13 @@ def test_it_shrinks_when_lines_become_slow() -> None:
         pace.record(1, 10.0)
         wanted = pace.wanted(idle=1, queued=0)
     assert wanted == 1
+
+
+@pytest.mark.parametrize("batch", [None, 8])
+def test_nothing_is_asked_for_while_all_that_is_at_work_hangs(batch: int | None) -> None:
+    pace = Pace(concurrency=2, batch=batch, many=False)
+    assert pace.wanted(idle=1, queued=0, stalled_seconds=100.0) > 0, "one place can work"
+    assert pace.wanted(idle=0, queued=0, stalled_seconds=STALL_SECONDS) == 0
 
 
 def test_it_does_not_ask_for_each_line() -> None:

@@ -74,18 +74,21 @@ class Pace:
         self._count += count
         self._seconds += seconds
 
-    def wanted(self, *, idle: int, queued: int) -> int:
+    def wanted(self, *, idle: int, queued: int, stalled_seconds: float = 0.0) -> int:
         """Say how many lines to ask for now.
 
         Args:
             idle: Places of work with nothing to do.
             queued: Lines in hand that nobody has begun.
+            stalled_seconds: For how long none was begun.
 
         Returns:
             0 where there are enough: asking again for each line would cost more than it gives.
         """
         self._adapt()
         self.low = self.spare // 2
+        if not idle and stalled_seconds >= STALL_SECONDS:
+            return 0  # what hangs here may hang for ever: others shall have the lines
         target = idle * self.unit + self.spare
         if target == 0 or queued * 2 > target:
             return 0

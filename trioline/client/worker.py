@@ -285,7 +285,11 @@ class _Worker:
     async def _fetch(self) -> None:
         """Keep enough lines in hand until the job is complete or the server sends us home."""
         while not self._is_complete and self._reason is None:
-            wanted = self._pace.wanted(idle=self._consumer.idle, queued=self._hand.queued)
+            wanted = self._pace.wanted(
+                idle=self._consumer.idle,
+                queued=self._hand.queued,
+                stalled_seconds=self._consumer.stalled_seconds,
+            )
             if wanted:
                 session = await self._uplink.wait_session()
                 self._pace.max_batch = session.hello.max_batch
