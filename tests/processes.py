@@ -77,20 +77,28 @@ class Finished:
 
 
 class Process:
-    """A running ``trioline``; its output goes to files, so that it never waits for a reader."""
+    """A running ``trioline``; its output goes to files, so that it never waits for a reader.
+
+    Args:
+        arguments: The command and its options.
+        folder: Where it runs.
+        environment: Variables to add.
+        within: A command that takes another one and becomes it.
+    """
 
     def __init__(
         self,
         arguments: Sequence[str | Path],
         folder: Path,
         environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         stem = f".{time.monotonic_ns()}"
         self._files = [folder / f"{stem}.stdout", folder / f"{stem}.stderr"]
         inherited = {name: os.environ[name] for name in os.environ if name[:9] != "TRIOLINE_"}
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             self._popen = subprocess.Popen(
-                [*PROGRAM, *map(str, arguments)],
+                [*within, *PROGRAM, *map(str, arguments)],
                 cwd=folder,
                 env={**inherited, **(environment or {})},
                 stdin=subprocess.DEVNULL,
@@ -150,10 +158,13 @@ class Process:
 
 @contextlib.contextmanager
 def started(
-    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[Process]:
     """Start a command; it is killed at the end where it still runs."""
-    process = Process(arguments, cwd, environment)
+    process = Process(arguments, cwd, environment, within)
     try:
         yield process
     finally:
@@ -172,10 +183,14 @@ class Serve(Process):
     """A ``trioline serve`` (or another command like it) that listens."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], folder: Path, command: str = "serve"
+        self,
+        arguments: Sequence[str | Path],
+        folder: Path,
+        command: str = "serve",
+        within: Sequence[str] = (),
     ) -> None:
         listen = [] if {"--port", "--unix"} & set(map(str, arguments)) else ["--port", "0"]
-        super().__init__([command, *arguments, *listen], folder)
+        super().__init__([command, *arguments, *listen], folder, within=within)
         self.addresses: list[str] = []
 
     def wait_listening(self) -> None:
@@ -206,9 +221,9 @@ class Serve(Process):
 
 
 @contextlib.contextmanager
-def serving(*arguments: str | Path, cwd: Path) -> Iterator[Serve]:
+def serving(*arguments: str | Path, cwd: Path, within: Sequence[str] = ()) -> Iterator[Serve]:
     """Start ``trioline serve`` on a free port and wait until it listens."""
-    serve = Serve(arguments, cwd)
+    serve = Serve(arguments, cwd, within=within)
     try:
         serve.wait_listening()
         yield serve
@@ -280,9 +295,21 @@ class Plain:
         self._stream.close()
         self._socket.close()
 
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._socket.fileno()
+
     def ask(self, body: bytes = b"", **request: object) -> dict[str, Any]:
         """Send one request, with raw lines behind it, and read its reply."""
+        self.send(body, **request)
+        return self.reply()
+
+    def send(self, body: bytes = b"", **request: object) -> None:
+        """Send one request, with raw lines behind it."""
         self._socket.sendall(json.dumps(request).encode() + b"\n" + body)
+
+    def reply(self) -> dict[str, Any]:
+        """Read the next reply."""
         line = self._stream.readline()
         if not line.endswith(b"\n"):
             raise EOFError("the server closed the connection")
