@@ -297,7 +297,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 continue
             if self.now - lease.granted_at < MIN_SECONDS:
                 return None
-            if lease.is_lost or lease.lost_copies >= self.settings.max_losses:
+            if lease.is_lost:
                 continue
             free = set(lease.lines) - lease.uncopied
             for copy in self.copies_of(lease.number):
@@ -543,15 +543,25 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now += step
         due = [lease for lease in self.leases.values() if lease.due <= self.now]
         expired = {int(one.lease.number): one for one in self.ledger.expire(self.now)}
-        assert set(expired) == {lease.number for lease in due}
         for lease in sorted(due, key=lambda lease: lease.original is None):
-            one = expired[lease.number]
+            if not lease.lines:
+                continue  # it has ended with the last copy that it may cost
+            one = expired.pop(lease.number)
             assert {at for run in one.lines for at in run} == lease.lines
             self.check_effects(one.effects, self.run_out(lease))
+        assert not expired
         next_due = self.ledger.next_due_at()
         assert next_due is None or next_due > self.now
 
     def run_out(self, lease: ModelLease) -> dict[int, str]:
+        original = self.leases[lease.original] if lease.original is not None else None
+        effects = self.end_in_vain(lease)
+        if original is not None and original.lost_copies >= self.settings.max_losses:
+            original.is_lost = True
+            effects = self.end_in_vain(original)
+        return effects
+
+    def end_in_vain(self, lease: ModelLease) -> dict[int, str]:
         lines, count = set(lease.lines), len(lease.lines)
         past = self.lines[min(lines)].history
         attempts, losses, error, delay, is_over = past.attempts, past.losses, "", 0.0, False

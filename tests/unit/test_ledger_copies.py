@@ -231,13 +231,54 @@ def test_a_copy_that_is_lost_or_runs_out_changes_nothing(is_lost: bool) -> None:
     assert state(ledger) == (2, 0, 0)
     assert ledger.lease_of(10) is lease
     assert ledger.extend(7, BERT) == [10, 11]
-    if not is_lost:
+    if is_lost:
+        assert copy(ledger, CARL, 2, now=7).lines == range(10, 12)
+    else:
         assert ledger.offer_copy(7, CARL, 2) is None, "what went unanswered twice is not copied"
-        return
-    assert copy(ledger, CARL, 2, now=7).lines == range(10, 12)
-    ledger.lose(7, CARL, 0)
-    ledger.expire(7)
-    assert ledger.offer_copy(7, CARL, 2) is None, "it may well be the lines that kill"
+
+
+def lose_copies(ledger: Ledger, count: int) -> tuple[Expired, ...]:
+    """Let as many workers die as had copies of all that is late; tell what the last one ended."""
+    expired: tuple[Expired, ...] = ()
+    for number in range(count):
+        holder = HolderId(100 + number)
+        offer = ledger.offer_copy(LATE, holder, 10)
+        assert offer is not None
+        ledger.lease(LATE, holder, offer, offer.count)
+        ledger.lose(LATE, holder, 0)
+        expired = ledger.expire(LATE)
+    return expired
+
+
+def test_lines_whose_copies_kill_are_taken_from_whoever_hangs_on_them() -> None:
+    ledger, lease = late(4, max_losses=3)
+    lose_copies(ledger, 2)
+    assert lines_of(ledger, 10, 13) == [ANNA, ANNA]
+    (last,) = lose_copies(ledger, 1)
+    assert last.effects == (Tried(range(10, 14), lease.history.in_company(4)),)
+    assert state(ledger) == (0, 0, 4)
+    assert ledger.extend(LATE, ANNA) == [10, 11, 12, 13]
+    assert take(ledger, BERT, 2, now=LATE).lines == range(10, 12), "in halves, to find out which"
+
+
+def test_a_line_alone_whose_copies_kill_loses_a_worker_more() -> None:
+    ledger, _ = late(1, max_losses=2)
+    (last,) = lose_copies(ledger, 2)
+    (effect,) = last.effects
+    assert (type(effect), effect.history.losses) == (Tried, 1)
+    ledger, _ = late(1, max_losses=1)
+    (last,) = lose_copies(ledger, 1)
+    (effect,) = last.effects
+    assert (type(effect), effect.lines) == (Rejected, range(10, 11))
+
+
+def test_the_original_may_be_due_with_the_last_copy_that_it_may_cost() -> None:
+    ledger, _ = late(1, max_losses=2, lease_timeout_seconds=LATE + 1)
+    lose_copies(ledger, 1)
+    second = copy(ledger, BERT)
+    ledger.lose(LATE, BERT, 1)
+    (last,) = ledger.expire(LATE + 1)
+    assert (last.lease, len(last.effects)) == (second, 1)
 
 
 # --- the original ends ---------------------------------------------------------------------------

@@ -29,7 +29,8 @@ blamed for it.
 
 Where nothing else is left to give, a lease that takes far longer than others did gets a second
 *copy*: the first result of a line counts. A copy's failure, expiry or loss changes nothing for
-its line; when the original ends without a result, the copy takes its place.
+its line; when the original ends without a result, the copy takes its place. A lease whose copies
+have cost as many workers as a line may is taken back, as if its own worker were lost.
 
 Invariants (the tests check them after every step)
 --------------------------------------------------
@@ -117,7 +118,7 @@ class Ledger:
         self.budgets = Budgets(settings)
         self._table = LineTable(base)
         self._leases = Leases(self._table)
-        self.hedging = Hedging(self._leases, self.pace, settings.hedge, settings.max_losses)
+        self.hedging = Hedging(self._leases, self.pace, settings.hedge)
         self._queue = Queue()
         self._frontier = base
         self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
@@ -461,26 +462,39 @@ class Ledger:
         # Copies first: one that is due with its original must not take its place before, or the
         # line would pay for both.
         due.sort(key=lambda lease: lease.original is None)
-        return tuple(self._take_back(now, lease) for lease in due)
+        # One that is due with the last copy it may cost has ended with that.
+        return tuple(self._take_back(now, lease) for lease in due if lease.lines)
 
     def postpone(self, now: float) -> None:
         """Give every lease its full time from now: this process, not the workers, stood still."""
         self._leases.deadlines.restart_all(now)
 
     def _take_back(self, now: float, lease: Lease) -> Expired:
-        runs = runs_of(lease.lines)
+        runs, original = tuple(runs_of(lease.lines)), lease.original
+        if original is None:
+            effects = self._end_in_vain(now, lease, is_lost=lease.is_lost)
+            return Expired(lease, runs, tuple(effects))
+        if lease.is_lost:
+            original.lost_copies += 1
+        else:
+            original.uncopied |= frozenset(lease.lines)
         for run in runs:
             self._leases.tell_lost(lease.holder, run)
-        if lease.original is not None:
-            if lease.is_lost:
-                lease.original.lost_copies += 1
-            else:
-                lease.original.uncopied |= frozenset(lease.lines)
-            self._leases.give_up(lease, lease.lines, lease.history)
-            return Expired(lease, tuple(runs), ())
+        self._leases.give_up(lease, lease.lines, lease.history)
+        if original.lost_copies < self.budgets.max_losses:
+            return Expired(lease, runs, ())
+        # These lines kill, and whoever had them first may hang on them and renew for ever.
+        return Expired(lease, runs, tuple(self._end_in_vain(now, original, is_lost=True)))
+
+    def _end_in_vain(
+        self, now: float, lease: Lease, *, is_lost: bool
+    ) -> Iterator[Rejected | Tried]:
+        """Take a lease back for which nothing will come any more, or too late."""
+        for run in runs_of(lease.lines):
+            self._leases.tell_lost(lease.holder, run)
         count, first = len(lease.lines), next(iter(lease.lines))
-        if lease.is_lost:
+        if is_lost:
             verdict = self.budgets.lost(lease.history, count, first)
         else:
             verdict = self.budgets.timed_out(lease.history, count, lease.timeout_seconds)
-        return Expired(lease, tuple(runs), tuple(self._end(now, lease, lease.lines, verdict)))
+        return self._end(now, lease, lease.lines, verdict)

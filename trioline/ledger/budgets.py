@@ -46,7 +46,7 @@ class Budgets:
 
     def __init__(self, settings: LeaseSettings) -> None:
         self.max_attempts = settings.max_attempts
-        self._max_losses = settings.max_losses
+        self.max_losses = settings.max_losses
         self._delay_seconds = settings.retry_delay_seconds
 
     def failed(
@@ -63,7 +63,7 @@ class Budgets:
         if count > 1:
             return Verdict(past.in_company(count), is_over=False)
         history = past.lost()
-        if history.losses >= self._max_losses:
+        if history.losses >= self.max_losses:
             error = f"its workers were lost {history.losses} times"
             return Verdict(history.failed(error), is_over=True)
         # The first loss is somebody's preemption and goes on at once. From the second on the line

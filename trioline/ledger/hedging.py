@@ -23,12 +23,10 @@ class Hedging:
         leases: Of all holders.
         pace: How long they usually take.
         factor: See ``SHARE``; 0: no copies. May be changed later.
-        max_losses: Workers that a lease's copies may cost: lines that were hung on may kill.
     """
 
-    def __init__(self, leases: Leases, pace: Pace, factor: float, max_losses: int) -> None:
+    def __init__(self, leases: Leases, pace: Pace, factor: float) -> None:
         self.factor = factor
-        self._max_losses = max_losses
         self._leases = leases
         self._pace = pace
 
@@ -49,8 +47,6 @@ class Hedging:
     def _is_late(self, now: float, lease: Lease) -> bool:
         if lease.is_lost:
             return False  # its grace is short, and it may have been these lines that killed
-        if lease.lost_copies >= self._max_losses:
-            return False
         usual = self._pace.needed_seconds(lease.count, SHARE)
         return usual is not None and now - lease.granted_at >= self.factor * usual
 
