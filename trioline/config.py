@@ -82,6 +82,15 @@ SERVER_STALL_SECONDS = 5.0
 """A sweep this late, or by half a lease, means that the process was stopped: leases are extended,
 not expired."""
 
+SILENCE_OPTIONS = {
+    "TCP_KEEPIDLE": 20,  # seconds
+    "TCP_KEEPINTVL": 8,  # seconds
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 45_000,  # milliseconds: also while something is sent that does not arrive
+}
+"""With these a peer whose machine or network is gone without a word is found within a minute of
+its last sign of life. Both sides set them."""
+
 
 WINDOW = 1_000_000
 """Lines that the work may run ahead of the first unanswered one, unless told otherwise."""

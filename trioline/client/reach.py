@@ -10,7 +10,7 @@ import random
 import socket
 from pathlib import Path
 
-from trioline.config import Address
+from trioline.config import SILENCE_OPTIONS, Address
 from trioline.errors import ErrorCode, RequestRefused, UsageError
 
 ADDRESS_VARIABLE = "TRIOLINE_ADDRESS"
@@ -20,12 +20,6 @@ DEADLINE_VARIABLE = "SLURM_JOB_END_TIME"
 
 CONNECT_SECONDS = 10.0
 """For a connection and for the reply to its hello, each: a dead host answers neither."""
-KEEPALIVE_IDLE_SECONDS = 30
-KEEPALIVE_INTERVAL_SECONDS = 10
-KEEPALIVE_COUNT = 3
-"""A server that is cut off without a word is noticed a minute after it was last heard."""
-UNHEARD_SECONDS = 60
-"""... and also while something that was sent has not arrived."""
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 3.0
@@ -104,12 +98,7 @@ def tune(raw: socket.socket) -> None:
         return
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (  # not every system has them all
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
-        ("TCP_USER_TIMEOUT", UNHEARD_SECONDS * 1000),
-    ):
+    for name, value in SILENCE_OPTIONS.items():  # not every system has them all
         if hasattr(socket, name):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

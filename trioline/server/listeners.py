@@ -12,16 +12,11 @@ from pathlib import Path
 
 import trio
 
-from trioline.config import Address, ServerSettings
+from trioline.config import SILENCE_OPTIONS, Address, ServerSettings
 from trioline.errors import UsageError
 
 LISTEN_BACKLOG = 4_096
 """Workers of a whole cluster connect in the same second."""
-KEEPALIVE_IDLE_SECONDS = 20
-KEEPALIVE_INTERVAL_SECONDS = 8
-KEEPALIVE_PROBES = 4
-SILENCE_MILLISECONDS = 45_000
-"""With these a peer whose machine or network is gone is found within a minute."""
 
 
 @asynccontextmanager
@@ -131,15 +126,7 @@ def watch_for_silence(sock: trio.socket.SocketType) -> None:
     if sock.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    _set_tcp_options(
-        sock,
-        {
-            "TCP_KEEPIDLE": KEEPALIVE_IDLE_SECONDS,
-            "TCP_KEEPINTVL": KEEPALIVE_INTERVAL_SECONDS,
-            "TCP_KEEPCNT": KEEPALIVE_PROBES,
-            "TCP_USER_TIMEOUT": SILENCE_MILLISECONDS,
-        },
-    )
+    _set_tcp_options(sock, SILENCE_OPTIONS)
 
 
 def _set_tcp_options(sock: trio.socket.SocketType, options: Mapping[str, int]) -> None:
