@@ -37,11 +37,8 @@ class Undivided(Budgets):
 
     def lost(self, past: History, count: int, line: int) -> Verdict:
         """Take every line for the only one."""
-        return super().lost(past, 1, line)
-
-    def max_together(self, history: History) -> int | None:
-        """As many as are asked for."""
-        return None
+        verdict = super().lost(past, 1, line)
+        return attrs.evolve(verdict, history=attrs.evolve(verdict.history, max_together=None))
 
 
 @attrs.define(eq=False)
@@ -240,11 +237,12 @@ class Simulation:
         self._at(max(self._now, min(self._now + TICK_SECONDS, due_at)), self._tick)
 
     def _feed(self) -> None:
-        while self._waiters and self._serve(self._waiters[0], with_copies=False):
-            self._waiters.popleft()
+        for worker in tuple(self._waiters):
+            if self._serve(worker, with_copies=False):
+                self._waiters.remove(worker)
 
     def _serve(self, worker: Worker, *, with_copies: bool) -> bool:
-        offer = self._ledger.offer(self._now, worker.wanted)
+        offer = self._ledger.offer(self._now, worker.wanted, worker.holder)
         if offer is None and with_copies:
             offer = self._ledger.offer_copy(self._now, worker.holder, worker.wanted)
             self._outcome.copied += 0 if offer is None else offer.count

@@ -133,6 +133,7 @@ async def test_attempts_and_errors_survive_a_restart(
         assert (await peer.fail(1, "first"))["attempt"] == 1
         assert await peer.get() == [1]
         assert (await peer.fail(1, "second"))["attempt"] == 2
+        assert (await peer.ask(op="bye"))["ok"], "lost together, they would be on probation"
     async with served(tmp_path, 3) as site:
         peer = await site.connect()
         assert await peer.get(2) == [0]
@@ -160,10 +161,11 @@ async def test_probation_and_unanswered_leases_survive_a_restart(
         while (await other.status())["leased"]:  # noqa: ASYNC110 - another process would poll, too
             await trio.sleep(5)
     async with served(tmp_path, 8) as site:
-        peer = await site.connect()
-        assert await peer.get(8) == [0, 1]
-        assert await peer.get(8) == [2, 3]
-        reply = await peer.ask(op="get", max=8)
+        one, two, three = [await site.connect() for _ in range(3)]
+        assert await one.get(8) == [0, 1]
+        assert (await one.ask(op="get", max=8))["status"] == "retry", "nothing beside them"
+        assert await two.get(8) == [2, 3]
+        reply = await three.ask(op="get", max=8)
         assert [(item["id"], item["attempt"]) for item in reply["items"]] == [(4, 2), (5, 2)]
 
 

@@ -47,6 +47,7 @@ class ModelLease:
     """What postponing gives it: its timeout, or the grace that runs."""
     original: int | None = None
     is_lost: bool = False
+    company: int = 0
     is_answered: bool = False
     uncopied: set[int] = attrs.Factory(set)
     lost_copies: int = 0
@@ -197,6 +198,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for copy in self.copies_of(lease.number):
             if copy.lines <= lines:
                 kept |= copy.lines
+                copy.lost_copies = lease.lost_copies
+                if is_over:
+                    copy.uncopied = set(copy.lines)
                 self.promote(copy)
             for at in copy.lines & (lines - kept):
                 self.tell(copy.holder, at)
@@ -242,11 +246,19 @@ class LedgerMachine(RuleBasedStateMachine):
         assert offer.first == self.offerable()
         assert 1 <= offer.count <= max_count
         count = 1 + part % min(offer.count, len(self.lines) - offer.first)
-        history = self.lines[offer.first].history
-        is_last = 0 < self.max_attempts - 1 <= history.attempts
-        together = 1 if is_last else history.max_together or max_count
-        assert offer.count <= together
+        assert offer.count <= (self.lines[offer.first].history.max_together or max_count)
+        self.look_for(holder, max_count)
         self.give_out(holder, offer, count)
+
+    def look_for(self, holder: HolderId, max_count: int) -> None:
+        """See what a holder is offered: nothing beside lines on probation, nor they beside more."""
+        held = [at for lease in self.held(holder).values() for at in lease.lines]
+        limits = [self.lines[at].history.max_together for at in held]
+        offer = self.ledger.offer(self.now, max_count, holder)
+        if offer is not None:
+            limits.append(offer.history.max_together)
+            room = min((limit for limit in limits if limit is not None), default=10**9)
+            assert len(held) + offer.count <= room
 
     def give_out(self, holder: HolderId, offer: Offer, count: int) -> None:
         """Lease the first lines of an offer."""
@@ -509,8 +521,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def lose(self, holder: HolderId, grace: float) -> None:
         """Drop a connection."""
         self.ledger.lose(self.now, holder, grace)
+        company = sum(len(lease.lines) for lease in self.held(holder).values())
         for lease in self.held(holder).values():
-            lease.is_lost = True
+            if not lease.is_lost:
+                lease.is_lost, lease.company = True, company
             if lease.due > self.now + grace:
                 lease.due, lease.again = self.now + grace, grace
 
@@ -542,6 +556,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """Sweep."""
         self.now += step
         due = [lease for lease in self.leases.values() if lease.due <= self.now]
+        for lease in due:
+            if not lease.is_lost:
+                held = self.held(lease.holder).values()
+                lease.company = sum(len(other.lines) for other in held)
         expired = {int(one.lease.number): one for one in self.ledger.expire(self.now)}
         for lease in sorted(due, key=lambda lease: lease.original is None):
             if not lease.lines:
@@ -557,15 +575,17 @@ class LedgerMachine(RuleBasedStateMachine):
         original = self.leases[lease.original] if lease.original is not None else None
         effects = self.end_in_vain(lease)
         if original is not None and original.lost_copies >= self.settings.max_losses:
-            original.is_lost = True
+            held = self.held(original.holder).values()
+            original.is_lost, original.company = True, sum(len(other.lines) for other in held)
             effects = self.end_in_vain(original)
         return effects
 
     def end_in_vain(self, lease: ModelLease) -> dict[int, str]:
-        lines, count = set(lease.lines), len(lease.lines)
+        lines, count = set(lease.lines), lease.company
         past = self.lines[min(lines)].history
         attempts, losses, error, delay, is_over = past.attempts, past.losses, "", 0.0, False
         half = max(1, (count + 1) // 2)
+        half = min(half, past.max_together or half)
         for at in lines:
             self.tell(lease.holder, at)
         if lease.original is not None and lease.is_lost:
@@ -573,9 +593,14 @@ class LedgerMachine(RuleBasedStateMachine):
         elif lease.original is not None:
             self.leases[lease.original].uncopied |= lines
         if not lease.is_lost:
-            attempts += 1
             error = f"no answer within the lease of {lease.timeout:g} seconds"
-            is_over = attempts >= self.max_attempts
+            if count == 1:
+                attempts += 1
+                half = past.max_together or 0
+                is_over = attempts >= self.max_attempts
+            else:
+                attempts = max(attempts, min(attempts + 1, self.max_attempts - 1))
+                half = 1 if attempts >= self.max_attempts - 1 else half
         elif count == 1:
             losses += 1
             is_over = losses >= self.settings.max_losses
@@ -584,7 +609,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 attempts += 1
                 error = f"its workers were lost {losses} times"
         errors = (*past.errors, error)[-10:] if error else past.errors
-        history = History(attempts, losses, errors, half)
+        history = History(attempts, losses, errors, half or None)
         return self.give_up(lease, lines, history, is_over=is_over, delay=delay)
 
     @precondition(lambda self: self.leases)

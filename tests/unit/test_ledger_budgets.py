@@ -124,7 +124,7 @@ def waits_of(line: int, failures: int, seconds: float = 8.0) -> list[float]:
     for _ in range(failures):
         take(ledger, ANNA, now=now)
         ledger.fail(now, ANNA, line, "no")
-        due = ledger._queue.next_ready_at()
+        due = ledger._backlog.next_ready_at()
         assert due is not None
         waits.append(due - now)
         now = due

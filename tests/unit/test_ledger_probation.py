@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from ledger_helpers import ANNA, BERT, make, take
+from ledger_helpers import ANNA, BERT, CARL, make, take
 
 from trioline.ledger import History, Ledger, Rejected, Tried
 
@@ -164,3 +164,56 @@ def test_the_last_attempt_after_leases_that_ran_out_is_alone() -> None:
     offer = ledger.offer(20, 100)
     assert offer is not None
     assert offer.count == 1
+
+
+def test_what_counts_is_all_that_the_holder_has_not_how_it_was_leased() -> None:
+    """A worker that does eight lines side by side may have leased them one by one."""
+    ledger = make(max_losses=1, max_attempts=2)
+    ledger.end_at(8)
+    for line in range(8):
+        assert take(ledger, ANNA).lines == range(line, line + 1)
+    ledger.lose(0, ANNA, 0)
+    assert all(isinstance(one.effects[0], Tried) for one in ledger.expire(0))
+    assert {ledger.history_of(line) for line in range(8)} == {History(max_together=4)}
+    for count, now in ((4, 0.0), (1, 10.0)):
+        held = 0
+        while (offer := ledger.offer(now, 1, BERT)) is not None:
+            ledger.lease(now, BERT, offer, 1)
+            held += 1
+        assert held == count, "and no others beside them"
+        effects = [effect for one in ledger.expire(now + 10) for effect in one.effects]
+        assert {type(effect) for effect in effects} == {Tried if count > 1 else Rejected}
+
+
+def test_lines_on_probation_go_to_who_holds_little_and_others_go_on() -> None:
+    ledger = make()
+    take(ledger, BERT, 3)
+    drop(ledger, 2)
+    offer = ledger.offer(0, 5, CARL)
+    assert offer is not None
+    assert (offer.first, offer.count) == (3, 1)
+    ledger.lease(0, CARL, offer, 1)
+    assert ledger.offer(0, 5, CARL) is None
+    ledger.settle(0, CARL, range(3, 4))
+    again = ledger.offer(0, 5, CARL)
+    assert again is not None
+    assert (again.first, again.count) == (4, 1)
+
+
+def test_where_all_hold_too_many_one_is_kept_free_for_each_range_on_probation() -> None:
+    ledger = make()
+    take(ledger, BERT, 3)
+    take(ledger, CARL, 3)
+    drop(ledger, 2)
+    assert ledger.offer(0, 5, BERT) is None, "it is to answer what it has"
+    offer = ledger.offer(0, 5, CARL)
+    assert offer is not None
+    assert (offer.first, offer.count) == (8, 5), "one volunteer will do"
+    ledger.settle(0, BERT, range(3))
+    offer = ledger.offer(0, 5, BERT)
+    assert offer is not None
+    assert (offer.first, offer.count) == (6, 1)
+    ledger.lease(0, BERT, offer, 1)
+    assert ledger.offer(0, 5, CARL) is None, "the next one"
+    ledger.lose(0, CARL, 9)
+    assert ledger.offer(0, 5, CARL) is None, "and again, where it still asks"

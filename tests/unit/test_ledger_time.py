@@ -34,17 +34,26 @@ def test_a_lease_that_ran_out_has_waited_long_enough() -> None:
     assert take(ledger, BERT, now=10).lines == range(1)
 
 
-def test_the_last_lease_that_runs_out_rejects_all_its_lines() -> None:
+def test_the_last_attempt_that_runs_out_rejects_a_line_only_where_it_was_alone() -> None:
     ledger = make(max_attempts=1)
     take(ledger, ANNA, 5)
     ledger.settle(0, ANNA, range(2, 3))
     (expired,) = ledger.expire(10)
-    assert [one.lines for one in expired.effects] == [range(2), range(3, 5)]
     assert expired.lines == (range(2), range(3, 5))
-    assert all(isinstance(one, Rejected) for one in expired.effects)
-    assert all(one.history.attempts == 1 for one in expired.effects)
+    assert [one.lines for one in expired.effects] == [range(2), range(3, 5)]
+    assert all(isinstance(one, Tried) for one in expired.effects)
+    assert all(one.history.attempts == 0 for one in expired.effects)
+    for line in (0, 1, 3, 4):
+        now = 10.0 * (line + 1)
+        offer = ledger.offer(now, 5, ANNA)
+        assert offer is not None
+        assert (offer.first, offer.count) == (line, 1)
+        ledger.lease(now, ANNA, offer, 1)
+        assert ledger.offer(now, 5, ANNA) is None, "nothing beside it"
+        (alone,) = ledger.expire(now + 10)
+        assert [type(one) for one in alone.effects] == [Rejected]
     assert ledger.base == 5
-    assert ledger.expire(10) == ()
+    assert ledger.expire(100) == ()
 
 
 def test_extend_renews_one_lease_or_all() -> None:

@@ -23,9 +23,9 @@ whether it is settled, eight that name the lease it was last given out with.
 
 Three budgets are kept apart. *Attempts*: the worker said that the line failed, or did not answer in
 time. *Losses*: the worker was lost while it held nothing but this line. *Releases* cost nothing.
-Lines that were lost or went unanswered in company are on probation: they are given out in halves,
-down to one by one, so that the one that kills or hangs its workers is found out, and no other is
-blamed for it.
+Lines that were lost or went unanswered in company are on probation: nobody gets more of them, nor
+others beside them, than half as many as they were, down to one by one; so the one that kills or
+hangs its workers is found out, and no other is given up for it.
 
 Where nothing else is left to give, a lease that takes far longer than others did gets a second
 *copy*: the first result of a line counts. A copy's failure, expiry or loss changes nothing for
@@ -54,11 +54,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from trioline.config import WINDOW, LeaseSettings
+from trioline.ledger.backlog import Backlog
 from trioline.ledger.budgets import Budgets, Verdict
 from trioline.ledger.hedging import Hedging
 from trioline.ledger.leases import Leases
 from trioline.ledger.pace import Pace
-from trioline.ledger.queue import Queue
 from trioline.ledger.rows import (
     FRESH,
     Expired,
@@ -94,6 +94,11 @@ MAX_WAITING_RANGES = 100_000
 """Ranges that wait for another attempt, each with its errors' texts: past it nothing fresh is
 given out, so that a job in which everything fails stays within bounds."""
 
+VOLUNTEER_SHARE = 0.95
+"""A volunteer has twice the time that this share of recent leases took, for what it holds."""
+UNKNOWN_SECONDS = 60.0
+"""The same, where nothing is known of that."""
+
 
 class Ledger:
     """The state of one job. See the module's docstring for its theory.
@@ -119,7 +124,7 @@ class Ledger:
         self._table = LineTable(base)
         self._leases = Leases(self._table)
         self.hedging = Hedging(self._leases, self.pace, settings.hedge)
-        self._queue = Queue()
+        self._backlog = Backlog(self._table)
         self._frontier = base
         self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
 
@@ -182,7 +187,7 @@ class Ledger:
     def history_of(self, line: int) -> History:
         """What was tried with a queued or leased line before."""
         lease = self.lease_of(line)
-        return self._queue.history_of(line) if lease is None else lease.history
+        return self._backlog.history_of(line) if lease is None else lease.history
 
     def was_given_out(self, line: int) -> bool:
         """Whether a result for this line can be meant seriously; its existence is not checked."""
@@ -206,18 +211,26 @@ class Ledger:
 
     def _queue_unsettled(self, lines: range, history: History) -> None:
         for run in self._table.unsettled_runs(max(lines.start, self.base), lines.stop):
-            self._queue.push(run, history)
+            self._backlog.push(run, history)
 
     def end_at(self, total: int) -> None:
         """Say how many lines the input has, once its end was seen."""
         self.total = total
 
-    def offer(self, now: float, max_count: int, *, fresh_first: bool = False) -> Offer | None:
+    def offer(
+        self,
+        now: float,
+        max_count: int,
+        holder: HolderId | None = None,
+        *,
+        fresh_first: bool = False,
+    ) -> Offer | None:
         """Find the oldest lines that can be leased; they share one history.
 
         Args:
             now: The instant.
             max_count: At most so many.
+            holder: To whom; None: somebody who holds nothing.
             fresh_first: Rather lines that were never tried: for a canary, which may well fail.
 
         Returns:
@@ -226,22 +239,22 @@ class Ledger:
         """
         if self.paused:
             return None
-        self._queue.wake(now)
+        together = None if holder is None else self._leases.max_together(holder)
+        if holder is not None and together is not None:
+            max_count = min(max_count, together - self.holds(holder))
+            if max_count <= 0:
+                return None
+        self._backlog.wake(now)
         fresh = self._offer_fresh(max_count) if fresh_first else None
-        return fresh or self._offer_queued(max_count) or self._offer_fresh(max_count)
-
-    def _offer_queued(self, max_count: int) -> Offer | None:
-        while (found := self._queue.first()) is not None:
-            lines, history = found
-            run = self._table.first_unsettled_run(lines.start, lines.stop)
-            if run:
-                together = self.budgets.max_together(history) or max_count
-                return Offer(run.start, min(max_count, together, len(run)), history)
-            self._queue.drop_first()
-        return None
+        if fresh is not None:
+            return fresh
+        queued = self._backlog.offer(now, max_count, holder, _Asker(self, holder))
+        if queued is None and self._backlog.is_volunteer(now, holder):
+            return None
+        return queued or self._offer_fresh(max_count)
 
     def _offer_fresh(self, max_count: int) -> Offer | None:
-        if len(self._queue) >= MAX_WAITING_RANGES:
+        if len(self._backlog) >= MAX_WAITING_RANGES:
             return None
         stop = self.base + self.window
         if self.total is not None:
@@ -264,7 +277,9 @@ class Ledger:
         elif lines.start >= self.frontier:
             self._frontier = lines.stop
         else:
-            self._queue.drop_first(before=lines.stop)
+            self._backlog.take(offer, count)
+        if offer.history.max_together is not None:
+            self._backlog.excuse(holder)
         return self._leases.add(now, holder, offer, count, self.lease_timeout_seconds)
 
     # --- settling --------------------------------------------------------------------------------
@@ -356,7 +371,7 @@ class Ledger:
         self, now: float, lease: Lease, lines: Iterable[int], verdict: Verdict
     ) -> Iterator[Rejected | Tried]:
         """End a lease's hold on lines that were tried in vain."""
-        free, kept = self._leases.give_up(lease, lines, verdict.history)
+        free, kept = self._leases.give_up(lease, lines, verdict.history, is_over=verdict.is_over)
         for run in kept:
             yield Tried(run, verdict.history)
         for run in free:
@@ -371,10 +386,7 @@ class Ledger:
         return Rejected(lines, history)
 
     def _requeue(self, now: float, lines: range, history: History, delay: float) -> None:
-        if delay > 0:
-            self._queue.push_delayed(lines, history, now + delay)
-        else:
-            self._queue.push(lines, history)
+        self._backlog.push(lines, history, now + delay if delay > 0 else None)
 
     def release(self, now: float, holder: HolderId, lines: Iterable[int] | None = None) -> int:
         """Take lines back that were not worked on; costs them nothing.
@@ -434,8 +446,11 @@ class Ledger:
         ``expire`` takes them back then, as losses. ``reattach`` undoes it until then.
         """
         deadlines = self._leases.deadlines
+        company = self.holds(holder)
+        self._backlog.excuse(holder)
         for lease in self._leases.held_by(holder):
-            lease.is_lost = True
+            if not lease.is_lost:
+                lease.is_lost, lease.company = True, company
             if deadlines.due_at(lease) > now + grace_seconds:
                 deadlines.start(lease, grace_seconds, now)
 
@@ -446,19 +461,25 @@ class Ledger:
 
     def forget(self, holder: HolderId) -> None:
         """Say that a holder without leases will never come back."""
+        self._backlog.excuse(holder)
         self._leases.forget(holder)
 
     # --- time ------------------------------------------------------------------------------------
 
     def next_due_at(self) -> float | None:
         """The next instant at which ``expire`` has something to do; None: not before a change."""
-        instants = (self._leases.deadlines.next_due_at(), self._queue.next_ready_at())
+        instants = (self._leases.deadlines.next_due_at(), self._backlog.next_ready_at())
         return min((instant for instant in instants if instant is not None), default=None)
 
     def expire(self, now: float) -> tuple[Expired, ...]:
         """Do all that is due: take back leases that ran out, wake delayed lines."""
-        self._queue.wake(now)
+        self._backlog.wake(now)
         due = self._leases.deadlines.due(now)
+        silent = [lease for lease in due if not lease.is_lost]
+        held = {holder: self.holds(holder) for holder in {lease.holder for lease in silent}}
+        for lease in silent:  # all that its holder had counts, also what runs out with it
+            lease.company = held[lease.holder]
+            self._backlog.excuse(lease.holder)
         # Copies first: one that is due with its original must not take its place before, or the
         # line would pay for both.
         due.sort(key=lambda lease: lease.original is None)
@@ -472,7 +493,7 @@ class Ledger:
     def _take_back(self, now: float, lease: Lease) -> Expired:
         runs, original = tuple(runs_of(lease.lines)), lease.original
         if original is None:
-            effects = self._end_in_vain(now, lease, is_lost=lease.is_lost)
+            effects = self._end_in_vain(now, lease, lease.company, is_lost=lease.is_lost)
             return Expired(lease, runs, tuple(effects))
         if lease.is_lost:
             original.lost_copies += 1
@@ -484,17 +505,40 @@ class Ledger:
         if original.lost_copies < self.budgets.max_losses:
             return Expired(lease, runs, ())
         # These lines kill, and whoever had them first may hang on them and renew for ever.
-        return Expired(lease, runs, tuple(self._end_in_vain(now, original, is_lost=True)))
+        company = self.holds(original.holder)
+        effects = self._end_in_vain(now, original, company, is_lost=True)
+        return Expired(lease, runs, tuple(effects))
 
     def _end_in_vain(
-        self, now: float, lease: Lease, *, is_lost: bool
+        self, now: float, lease: Lease, company: int, *, is_lost: bool
     ) -> Iterator[Rejected | Tried]:
-        """Take a lease back for which nothing will come any more, or too late."""
+        """Take a lease back for which nothing will come any more, or too late.
+
+        Args:
+            now: The instant.
+            lease: An original.
+            company: How many lines its holder had.
+            is_lost: The holder is gone; else it let the lease run out.
+        """
         for run in runs_of(lease.lines):
             self._leases.tell_lost(lease.holder, run)
-        count, first = len(lease.lines), next(iter(lease.lines))
         if is_lost:
-            verdict = self.budgets.lost(lease.history, count, first)
+            verdict = self.budgets.lost(lease.history, company, next(iter(lease.lines)))
         else:
-            verdict = self.budgets.timed_out(lease.history, count, lease.timeout_seconds)
+            verdict = self.budgets.timed_out(lease.history, company, lease.timeout_seconds)
         return self._end(now, lease, lease.lines, verdict)
+
+
+class _Asker:
+    """Who asks for lines: what it has is counted only where that matters."""
+
+    def __init__(self, ledger: Ledger, holder: HolderId | None) -> None:
+        self._ledger = ledger
+        self._holder = holder
+
+    def count_held(self) -> int:
+        return 0 if self._holder is None else self._ledger.holds(self._holder)
+
+    def needed_seconds(self) -> float:
+        usual = self._ledger.pace.needed_seconds(self.count_held(), VOLUNTEER_SHARE)
+        return UNKNOWN_SECONDS if usual is None else 2 * usual + 1

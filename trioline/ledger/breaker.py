@@ -33,7 +33,7 @@ class Breaker:
         self.reason: str | None = None
         """Why it is open; None: it is closed."""
         self._limit = limit
-        self._canary: int | None = None
+        self._canaries: set[int] = set()
         self._canary_at = 0.0
         self._reset()
 
@@ -50,14 +50,11 @@ class Breaker:
             return None
         return 1 if now >= self._canary_at else 0
 
-    def next_due_at(self) -> float | None:
-        """When the next canary may go; None where none is needed."""
-        return None if self.reason is None else self._canary_at
-
     def gave(self, now: float, line: int) -> None:
         """Note that a line was given out while it is open."""
         if self.reason is not None:
-            self._canary, self._canary_at = line, now + CANARY_SECONDS
+            self._canaries.add(line)  # each of them counts, however long it takes
+            self._canary_at = now + CANARY_SECONDS
 
     def succeeded(self, runs: Iterable[range]) -> bool:
         """Note lines that have their result; True where that closes it."""
@@ -65,7 +62,7 @@ class Breaker:
         self._same_workers.clear()
         for run in runs:
             self._seen += len(run)
-            if self._canary is not None and self._canary in run:
+            if any(line in run for line in self._canaries):
                 self.close()
                 return True
         return False
@@ -90,19 +87,17 @@ class Breaker:
             attempt: Attempts of this line used up so far.
             count_workers: Says how many workers there are.
         """
-        if self._limit is None or self.reason is not None:
+        if self._limit is None or self.reason is not None or attempt > 1:
             return False
-        if self._is_share_over(attempt):
+        if self._is_share_over():
             seen = min(self._seen, self._limit.count)
             self._open(now, f"{len(self._failures)} of the last {seen} lines failed: {error}")
         elif self._is_same_everywhere(line, worker, error, count_workers):
             self._open(now, f"the last {len(self._same_lines)} lines failed alike: {error}")
         return self.reason is not None
 
-    def _is_share_over(self, attempt: int) -> bool:
+    def _is_share_over(self) -> bool:
         assert self._limit is not None
-        if attempt > 1:
-            return False
         self._seen += 1
         self._failures.append(self._seen)
         while self._failures[0] <= self._seen - self._limit.count:
@@ -123,11 +118,12 @@ class Breaker:
         return is_long and len(self._same_workers) >= count_workers()
 
     def _open(self, now: float, reason: str) -> None:
-        self.reason, self._canary, self._canary_at = reason, None, now + CANARY_SECONDS
+        self.reason, self._canary_at = reason, now + CANARY_SECONDS
 
     def close(self) -> None:
         """Let work be given out again, and count anew."""
-        self.reason = self._canary = None
+        self.reason = None
+        self._canaries.clear()
         self._reset()
 
 

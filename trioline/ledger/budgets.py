@@ -58,10 +58,10 @@ class Budgets:
             delay_seconds = self._backoff(history.attempts, line)
         return Verdict(history, history.attempts >= self.max_attempts, delay_seconds)
 
-    def lost(self, past: History, count: int, line: int) -> Verdict:
-        """A worker was lost with ``count`` lines, of which ``line`` is the first."""
-        if count > 1:
-            return Verdict(past.in_company(count), is_over=False)
+    def lost(self, past: History, company: int, line: int) -> Verdict:
+        """A worker was lost that held ``company`` lines, this one among them."""
+        if company > 1:
+            return Verdict(past.in_company(company), is_over=False)
         history = past.lost()
         if history.losses >= self.max_losses:
             error = f"its workers were lost {history.losses} times"
@@ -71,20 +71,19 @@ class Budgets:
         delay = self._backoff(history.losses, line) if history.losses > 1 else 0.0
         return Verdict(history, is_over=False, delay_seconds=delay)
 
-    def timed_out(self, past: History, count: int, lease_seconds: float) -> Verdict:
-        """A lease of ``count`` lines ran out unanswered; it has waited long enough already."""
-        history = past.failed(f"no answer within the lease of {lease_seconds:g} seconds")
-        is_over = history.attempts >= self.max_attempts
-        return Verdict(history.in_company(count), is_over)
+    def timed_out(self, past: History, company: int, lease_seconds: float) -> Verdict:
+        """A lease ran out unanswered whose holder had ``company`` lines; it has waited enough.
 
-    def max_together(self, history: History) -> int | None:
-        """How many lines of a history may share a lease; None: as many as are asked for.
-
-        A line has its last attempt alone, so that none is given up for another's fault.
+        In company no line uses up its last attempt: it may have been another's fault.
         """
-        if 0 < self.max_attempts - 1 <= history.attempts:
-            return 1
-        return history.max_together
+        history = past.failed(f"no answer within the lease of {lease_seconds:g} seconds")
+        if company == 1:
+            return Verdict(history, history.attempts >= self.max_attempts)
+        last = self.max_attempts - 1
+        history = attrs.evolve(history, attempts=max(past.attempts, min(history.attempts, last)))
+        # The last attempt is alone at once: halving may take many a lease.
+        history = history.in_company(1 if history.attempts >= last else company)
+        return Verdict(history, is_over=False)
 
     def _backoff(self, count: int, line: int) -> float:
         """The delay after the ``count``-th time: doubled each time, and spread."""

@@ -37,6 +37,7 @@ class Leases:
         self._table = table
         self._originals: dict[LeaseId, Lease] = {}
         self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
+        self._probation: set[LeaseId] = set()
         self._lost: dict[HolderId, list[range]] = {}
         self._numbers = itertools.count(1)
         self.deadlines: Deadlines[Lease] = Deadlines()
@@ -62,6 +63,13 @@ class Leases:
     def held_count(self, holder: HolderId) -> int:
         """How many these are."""
         return len(self._held.get(holder, ()))
+
+    def max_together(self, holder: HolderId) -> int | None:
+        """How many lines a holder may have in all; None: it has none on probation."""
+        if not self._probation:
+            return None
+        limits = (lease.history.max_together for lease in self.held_by(holder))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def numbered(self, holder: HolderId, number: int) -> Lease | None:
         """A holder's lease of a number."""
@@ -103,6 +111,7 @@ class Leases:
         else:
             offer.original.copies += (lease,)
         self._held.setdefault(holder, {})[lease.number] = lease
+        self._note_probation(lease)
         self.deadlines.start(lease, seconds, now)
         return lease
 
@@ -122,11 +131,12 @@ class Leases:
                 self._take(copy, run, told=copy.holder != holder)
 
     def give_up(
-        self, lease: Lease, lines: Iterable[int], history: History
+        self, lease: Lease, lines: Iterable[int], history: History, *, is_over: bool = False
     ) -> tuple[list[range], list[range]]:
         """Take lines that have no result out of a lease.
 
-        A copy that has no other lines than these takes its original's place, with ``history``.
+        A copy that has no other lines than these takes its original's place, with ``history``;
+        where ``is_over``, the line's budget is used up, and it gets no copy in its turn.
 
         Returns:
             The lines that nobody works on now, and those that a copy kept.
@@ -143,6 +153,8 @@ class Leases:
             runs = runs_of(copy.lines)
             if all(list(free.runs(run)) == [run] for run in runs):
                 self._promote(copy, history)
+                if is_over:
+                    copy.uncopied = frozenset(copy.lines)
                 kept += runs
                 for run in runs:
                     free.remove(run)
@@ -155,8 +167,14 @@ class Leases:
     def _promote(self, copy: Lease, history: History) -> None:
         assert copy.original is not None
         _remove_copy(copy.original, copy)
+        copy.lost_copies = copy.original.lost_copies
         copy.original, copy.history = None, history
+        self._note_probation(copy)
         self._own(copy)
+
+    def _note_probation(self, lease: Lease) -> None:
+        if lease.history.max_together is not None:
+            self._probation.add(lease.number)
 
     def _own(self, lease: Lease) -> None:
         self._originals[lease.number] = lease
@@ -176,6 +194,7 @@ class Leases:
         else:
             _remove_copy(lease.original, lease)
         self.deadlines.stop(lease)
+        self._probation.discard(lease.number)
         held = self._held[lease.holder]
         del held[lease.number]
         if not held:

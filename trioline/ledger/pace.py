@@ -40,7 +40,8 @@ class Pace:
         first, whole = self._firsts.quantile(share), self._wholes.quantile(share)
         if first is None or whole is None:
             return None
-        return max(first, count * whole)
+        # Of several lines, not each is a slow one.
+        return max(first, whole + (count - 1) * self._wholes.mean())
 
     def fitting_count(self, seconds: float, share: float) -> int | None:
         """How many lines can be answered in a time, in ``share`` of all cases.
@@ -53,7 +54,8 @@ class Pace:
             return None
         if seconds < max(first, whole):
             return 0
-        return int(min(seconds / whole, 1e9)) if whole > 0 else 1_000_000_000
+        usual = self._wholes.mean()
+        return 1 + int(min((seconds - whole) / usual, 1e9)) if usual > 0 else 1_000_000_000
 
 
 class _Recent:
@@ -66,6 +68,9 @@ class _Recent:
     def add(self, value: float) -> None:
         self._values.append(value)
         self._sorted = None
+
+    def mean(self) -> float:
+        return sum(self._values) / len(self._values) if self._values else 0.0
 
     def quantile(self, share: float) -> float | None:
         if len(self._values) < MIN_LEASES:

@@ -18,6 +18,11 @@ class Queue:
         """How many ranges there are."""
         return len(self._ready) + len(self._delayed)
 
+    @property
+    def ready_count(self) -> int:
+        """How many of them can be given out now."""
+        return len(self._ready)
+
     def push(self, lines: range, history: History) -> None:
         """Put lines in that can be given out now."""
         heapq.heappush(self._ready, (lines.start, lines.stop, history))

@@ -27,8 +27,8 @@ class History:
     errors: tuple[str, ...] = ()
     """Texts of the last failures, oldest first."""
     max_together: int | None = None
-    """On probation: no more such lines in one lease, as one of them may have killed or hung a
-    worker. None: as many as are asked for."""
+    """On probation: no more lines at one holder, as one of them may have killed or hung a worker.
+    None: as many as are asked for."""
 
     def failed(self, error: str) -> History:
         """Add a failed attempt."""
@@ -40,12 +40,13 @@ class History:
         return attrs.evolve(self, losses=self.losses + 1, max_together=1)
 
     def in_company(self, count: int) -> History:
-        """Put ``count`` lines on probation that something happened to, nobody knows by whose fault.
+        """Put it on probation: something happened to ``count`` lines, nobody knows by whose fault.
 
         Halved from time to time, the one at fault is alone after as many times as the logarithm
         of ``count``.
         """
-        return attrs.evolve(self, max_together=max(1, (count + 1) // 2))
+        half = max(1, (count + 1) // 2)
+        return attrs.evolve(self, max_together=min(half, self.max_together or half))
 
 
 FRESH = History()
@@ -129,6 +130,8 @@ class Lease:
     """How long it holds from being given out, and from each renewal."""
     is_lost: bool = False
     """The holder's connection is gone; the lease waits a while for it to come back."""
+    company: int = 1
+    """How many lines the holder had when it was lost, or let the lease run out."""
     answered_count: int = 0
     """Lines of it that its holder has answered."""
     original: Lease | None = None

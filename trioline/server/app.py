@@ -284,7 +284,8 @@ class Server:
             # Results may have come in time and lie unread: it is not their workers that were slow.
             now += waited_seconds
             self._ledger.postpone(now)
-        self._take_back(now)
+        if not self._grants.is_stopped:  # else it is this server that leaves, not its workers
+            self._take_back(now)
         self._grants.feed()
         self._grants.feed_copies()
         self._grants.end_due_waits(now)
@@ -300,8 +301,9 @@ class Server:
             entries = [remember(effect) for effect in effects if isinstance(effect, Tried)]
             rejected = [effect for effect in effects if isinstance(effect, Rejected)]
             self._writer.submit(Batch(entries, 0, rejected))
-        for one in expired:
-            peer = self._peers.holding(one.lease.holder)
+        # However many leases it had, it was silent once.
+        for holder, one in {one.lease.holder: one for one in reversed(expired)}.items():
+            peer = self._peers.holding(holder)
             if peer is not None:
                 # It may stand still: it shall not get the same lines again before it says a word.
                 self._grants.end_wait(peer)

@@ -333,7 +333,9 @@ class Dispatch:
         )
         if failure is not None:
             peer.failed_count += 1
-            self._health.failed(peer, line, error, attempt=failure.attempt, is_final=not retry)
+            self._health.failed(
+                peer, line, _printable(error), attempt=failure.attempt, is_final=not retry
+            )
         return failure
 
     def _submit(

@@ -15,7 +15,7 @@ from trioline.config import (
 )
 from trioline.deadlines import Deadlines
 from trioline.errors import ErrorCode, RemoteProtocolError
-from trioline.ledger import Lease, Ledger, Offer
+from trioline.ledger import HolderId, Lease, Ledger, Offer
 from trioline.ledger.breaker import Breaker
 from trioline.server.limits import Aside, Full, Leave, Limits
 from trioline.server.outbox import Slot
@@ -99,8 +99,8 @@ class Grants:
         if self.is_complete:
             slot.fill(encode_reply(Complete(), ref))
             return
-        # Who waits already comes first.
-        reply = self._reply(waiter, is_first=not len(self._waiters), with_copies=True)
+        # Who waits already comes first: what is there now is nothing for them. Copies are for them.
+        reply = self._reply(waiter, with_copies=not len(self._waiters))
         if reply is not None:
             slot.fill(reply)
         elif self._ledger.is_settled:  # only the last commit is missing: complete in a moment
@@ -151,15 +151,23 @@ class Grants:
         """Give work to those who wait, as far as there is some; to be called after any change."""
         self._changed.unpark_all()
         while (waiter := self._waiters.first() or self._parted.first()) is not None:
-            reply = self._reply(waiter, is_first=True, with_copies=False)
+            reply = self._reply(waiter, with_copies=False)
             if reply is None:
-                return
+                break
             self._answer(waiter, reply)
+        else:
+            return
+        # Mostly there is nothing for anybody. But lines on probation are not for everybody.
+        if self._ledger.offer(trio.current_time(), 1) is not None:
+            for waiter in (*self._waiters.items(), *self._parted.items()):
+                reply = self._reply(waiter, with_copies=False)
+                if reply is not None:
+                    self._answer(waiter, reply)
 
     def feed_copies(self) -> None:
         """Give those who still wait second copies of what is late; to be called now and then."""
         for waiter in self._waiters.items()[:MAX_COPIES]:
-            reply = self._reply(waiter, is_first=True, with_copies=True)
+            reply = self._reply(waiter, with_copies=True)
             if reply is not None:
                 self._answer(waiter, reply)
 
@@ -174,21 +182,22 @@ class Grants:
         limit = self._limits.of(waiter.peer)
         return _retry(waiter) if isinstance(limit, int) else _word(limit, waiter.ref)
 
-    def _reply(self, waiter: Waiter, *, is_first: bool, with_copies: bool) -> bytes | None:
+    def _reply(self, waiter: Waiter, *, with_copies: bool) -> bytes | None:
         """Answer a ``get`` with lines, or with why there are none for it; None: it has to wait."""
         limit = self._limits.of(waiter.peer)
         if not isinstance(limit, int):
             return _word(limit, waiter.ref)
-        if not is_first or self.is_stopped or self._writer.is_disk_full:
+        if self.is_stopped or self._writer.is_disk_full:
             return None
         now = trio.current_time()
         count = min(waiter.request.max, MAX_BATCH, limit)
+        holder = waiter.peer.holder
         canary = self._breaker.allowed_count(now)
         if canary is not None:
-            found = self.find_lines(now, canary, fresh_first=True) if canary else None
+            found = self.find_lines(now, holder, canary, fresh_first=True) if canary else None
             with_copies = False
         else:
-            found = self.find_lines(now, count)
+            found = self.find_lines(now, holder, count)
         if found is None and with_copies:
             found = self._find_copies(now, waiter.peer, count)
         return None if found is None else self._lend(now, waiter, *found)
@@ -214,14 +223,14 @@ class Grants:
         return offer, self._job.source.read(offer.first, offer.count, MAX_LEASE_BYTES)
 
     def find_lines(
-        self, now: float, max_count: int, *, fresh_first: bool = False
+        self, now: float, holder: HolderId, max_count: int, *, fresh_first: bool = False
     ) -> tuple[Offer, list[bytes]] | None:
         """Find lines to give out, and learn on the way where the input ends.
 
         Lines too long to be sent are rejected, not passed over in silence.
         """
         source, ledger = self._job.source, self._ledger
-        while (offer := ledger.offer(now, max_count, fresh_first=fresh_first)) is not None:
+        while (offer := ledger.offer(now, max_count, holder, fresh_first=fresh_first)) is not None:
             try:
                 lines = source.read(offer.first, offer.count, MAX_LEASE_BYTES)
             except InputLineTooLong as too_long:

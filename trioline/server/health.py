@@ -41,9 +41,16 @@ class Health:
             log.warning("A canary line succeeded: the job goes on.")
 
     def failed(self, peer: Peer, line: int, error: str, *, attempt: int, is_final: bool) -> None:
-        """Note a failed attempt; ``is_final``: the worker says that no other would do better."""
+        """Note a failed attempt.
+
+        What is final, the worker's word on that line alone, says nothing of anybody. Nor does what
+        a worker that is set aside still hands in speak of the others' work.
+        """
+        if is_final:
+            return
         now = trio.current_time()
-        if not is_final and self.breaker.failed(
+        self._judge(peer, error, now)
+        if not self.aside_seconds(peer, now) and self.breaker.failed(
             now,
             line,
             peer.label,
@@ -57,6 +64,9 @@ class Health:
                 self.breaker.reason,
                 CANARY_SECONDS,
             )
+
+    def _judge(self, peer: Peer, error: str, now: float) -> None:
+        """Set a worker or a host aside that fails far more than the others."""
         for standings, key, who, present in (
             (self._workers, peer.label, "Worker", self._peers.labels),
             (self._hosts, peer.host, "Host", self._peers.hosts),

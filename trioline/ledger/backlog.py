@@ -1,0 +1,111 @@
+"""Lines that came back and wait to be given out again.
+
+Those on probation stand apart: nobody knows which of them was at fault, so they go only to who
+holds so few lines that it can be found out, and whoever has some gets no others beside them. Where
+all who ask hold too many, one for each such range is made a *volunteer*: it gets nothing more until
+it has answered enough of what it has, and then the range; one that does not in its time is let go.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trioline.ledger.queue import Queue
+from trioline.ledger.rows import FRESH, History, HolderId, Offer
+from trioline.ledger.table import LineTable
+
+
+class Asker(Protocol):
+    """Somebody who asks for lines."""
+
+    def count_held(self) -> int:
+        """How many lines it has."""
+
+    def needed_seconds(self) -> float:
+        """How long these will take it at the most, as far as one can tell."""
+
+
+class Backlog:
+    """The ranges that came back.
+
+    Args:
+        table: Knows which of their lines were settled meanwhile.
+    """
+
+    def __init__(self, table: LineTable) -> None:
+        self._table = table
+        self._plain = Queue()
+        self._probation = Queue()
+        self._volunteers: dict[HolderId, float] = {}  # until when; once each
+
+    def __len__(self) -> int:
+        """How many ranges there are."""
+        return len(self._plain) + len(self._probation)
+
+    def push(self, lines: range, history: History, ready_at: float | None = None) -> None:
+        """Put lines in; they cannot be given out before ``ready_at``, None: at once."""
+        queue = self._queue_for(history)
+        if ready_at is None:
+            queue.push(lines, history)
+        else:
+            queue.push_delayed(lines, history, ready_at)
+
+    def wake(self, now: float) -> None:
+        """Let those whose time has come be given out."""
+        self._plain.wake(now)
+        self._probation.wake(now)
+
+    def next_ready_at(self) -> float | None:
+        """When the next delayed one's time comes; None where none is delayed."""
+        instants = (self._plain.next_ready_at(), self._probation.next_ready_at())
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def offer(
+        self, now: float, max_count: int, holder: HolderId | None, asker: Asker
+    ) -> Offer | None:
+        """Find the oldest lines for somebody."""
+        plain, suspect = self._first(self._plain), self._first(self._probation)
+        if suspect is None:
+            self._volunteers.clear()
+        elif plain is None or suspect.first < plain.first:
+            together = suspect.history.max_together
+            assert together is not None
+            count = min(max_count, suspect.count, together - asker.count_held())
+            if count > 0:
+                return Offer(suspect.first, count, suspect.history)
+            if holder is not None and holder not in self._volunteers:
+                active = sum(until > now for until in self._volunteers.values())
+                if active < self._probation.ready_count:
+                    self._volunteers[holder] = now + asker.needed_seconds()
+        if plain is None or self.is_volunteer(now, holder):
+            return None
+        return Offer(plain.first, min(max_count, plain.count), plain.history)
+
+    def is_volunteer(self, now: float, holder: HolderId | None) -> bool:
+        """Whether somebody is to get nothing but lines on probation."""
+        return holder is not None and self._volunteers.get(holder, now) > now
+
+    def excuse(self, holder: HolderId) -> None:
+        """Say that a holder got lines on probation, or will not come for them."""
+        self._volunteers.pop(holder, None)
+
+    def _first(self, queue: Queue) -> Offer | None:
+        while (found := queue.first()) is not None:
+            lines, history = found
+            run = self._table.first_unsettled_run(lines.start, lines.stop)
+            if run:
+                return Offer(run.start, len(run), history)
+            queue.drop_first()
+        return None
+
+    def take(self, offer: Offer, count: int) -> None:
+        """Take the first ``count`` lines of an offer just made out."""
+        self._queue_for(offer.history).drop_first(before=offer.first + count)
+
+    def history_of(self, line: int) -> History:
+        """What was tried with a line that is in here; looks at all of them."""
+        history = self._probation.history_of(line)
+        return self._plain.history_of(line) if history is FRESH else history
+
+    def _queue_for(self, history: History) -> Queue:
+        return self._plain if history.max_together is None else self._probation
