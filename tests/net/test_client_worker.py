@@ -1016,6 +1016,36 @@ def test_a_slow_line_does_not_hold_those_behind_it(
 
 
 @both_backends
+def test_nothing_is_leased_while_all_that_is_at_work_hangs(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "STALL_SECONDS", 0.3)
+    held: set[int] = set()
+
+    def wait_renewed(count: int) -> None:
+        renewed = server.count("extend") + count
+        server.wait_for(lambda: server.count("extend") >= renewed)
+
+    def answer(item: Item) -> int:
+        if item.id == 0:
+            wait_renewed(3)  # a renewal ends the wait of a get that was under way
+            server.add_lines(numbers(2))
+            wait_renewed(3)
+            held.update(server.holder)
+            server.is_open = False
+        return item.id
+
+    async def main() -> WorkerSummary:
+        return await run_worker(answer, server.address, batch=4)
+
+    with FakeServer(numbers(2), lease_timeout=0.6) as server:
+        server.is_open = True
+        summary = run(backend, main)
+    assert held == {0, 1}, "what it held before it hung"
+    assert (summary.complete, summary.done) == (True, 4)
+
+
+@both_backends
 def test_leases_are_renewed_from_their_receipt(backend: str) -> None:
     async def main() -> None:
         async def answer(item: Item) -> int:
