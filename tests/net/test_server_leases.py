@@ -322,6 +322,20 @@ async def test_near_its_deadline_a_worker_gets_only_what_fits(
         }
 
 
+async def test_a_deadline_leaves_room_for_lines_side_by_side(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 100) as site:
+        peers = [await site.connect() for _ in range(MIN_LEASES)]
+        held = [await peer.get() for peer in peers]
+        await trio.sleep(60)
+        for peer, lines in zip(peers, held, strict=True):
+            await peer.done(*lines)
+        worker = await site.connect("spot", deadline=time.time() + 250)
+        for _ in range(8):
+            assert len(await worker.get()) == 1, "eight at a time, a minute each"
+
+
 async def test_a_worker_that_waits_hears_when_it_is_too_late_for_it(
     tmp_path: Path, clock: trio.testing.MockClock
 ) -> None:

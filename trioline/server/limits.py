@@ -69,14 +69,13 @@ class Limits:
         return 1 if self._health.is_on_trial(peer) else min(room, fitting)
 
     def _fitting(self, peer: Peer, now: float) -> int:
-        """How many lines more a peer can answer before it is killed."""
+        """How many lines that are begun now a peer can answer before it is killed."""
         if peer.leave_at is None:
             return MAX_BATCH
         left = peer.leave_at - now
+        # What it holds may lie side by side with what it gets: each line only has to end in time.
         fitting = self._ledger.pace.fitting_count(left, FITTING_SHARE) if left > 0 else 0
-        if fitting is None or fitting >= MAX_BATCH + self._ledger.holds(peer.holder):
-            return MAX_BATCH
-        return fitting - self._ledger.holds(peer.holder)
+        return MAX_BATCH if fitting is None else min(fitting, MAX_BATCH)
 
     def seconds_left(self, peer: Peer) -> float | None:
         """Until a peer gets nothing more before its deadline; None: it has none."""
