@@ -19,6 +19,7 @@ from trioline.client.item import GiveBack, Item, Raw, Reject
 from trioline.client.pace import renewal_seconds
 from trioline.client.worker import WorkerSummary, run_worker
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
+from trioline.snapshot import Snapshot
 from trioline.wire.codec import encode_reply
 from trioline.wire.messages import Extend, Get, Hello, Refusal, Release, Retry
 
@@ -901,6 +902,35 @@ def test_a_thread_with_a_lost_line_goes_on_and_its_failure_does_not_count(
         summary = run(backend, main)
         assert server.results == {0: [b'"theirs"'], 1: [b"1"]}
         assert (summary.done, summary.failed, summary.duplicate) == (1, 0, 0 if fails else 1)
+
+
+@both_backends
+def test_who_works_in_vain_on_the_last_line_hears_that_the_job_is_complete(backend: str) -> None:
+    over = threading.Event()
+    snapshot = Snapshot(
+        job="fake", state="complete", total=3, written=3, ahead=0, leased=0, queued=0, rejected=0,
+        rate=0.0, eta=None, progress=1.0, elapsed=1.0, head=None, workers=(), connections=1,
+        lease_timeout=900.0, max_attempts=3, paused=False,
+    )  # fmt: skip
+
+    def answer(item: Item) -> int:
+        if item.id == 2:
+            answered_by_another(server, 2)
+            over.wait(20)
+        return item.id
+
+    async def main() -> WorkerSummary:
+        with anyio.fail_after(8):
+            return await run_worker(answer, server.address, batch=1)
+
+    with FakeServer(numbers(3)) as server:
+        server.answer["status"] = lambda _: encode_reply(snapshot)
+        began_at = time.monotonic()
+        try:
+            assert run(backend, main).complete
+        finally:
+            over.set()
+        assert time.monotonic() - began_at < 4, "the server lingers for two seconds only"
 
 
 def test_a_long_lease_is_asked_about_every_ten_seconds() -> None:

@@ -27,6 +27,9 @@ logger = logging.getLogger("trioline.worker")
 SLICE_SECONDS = 0.01
 """An async function that never waits gets the loop for so long, and a thread is kept for so long:
 far longer than the hop costs (0.1 ms), far shorter than anyone notices."""
+LATE_SECONDS = 1.0
+LATE_FACTOR = 2.0
+"""The server gives second copies away of what takes longer than both, by its own measure."""
 
 
 class Consumer:
@@ -46,6 +49,7 @@ class Consumer:
         hungry: Rung when lines run short, and when nothing runs any more.
         gave_up: Set when the function can work on nothing at all; ``reason`` says why.
         given_back: Rung when the function gave lines back.
+        is_in_vain: Whether calls go on though every line in hand is another's by now.
         max_result_bytes: The longest result the server takes.
     """
 
@@ -80,11 +84,19 @@ class Consumer:
         self._limiter = anyio.CapacityLimiter(concurrency)
         self._is_over = False
         self._began_at = 0.0
+        self._calling = 0
+        self.is_in_vain = False
 
     @property
     def stalled_seconds(self) -> float:
         """For how long all that is at work has been so, and nothing else was begun."""
-        return time.perf_counter() - self._began_at if self._hand.running else 0.0
+        return time.perf_counter() - self._began_at if self._calling else 0.0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether all that is at work takes so long that others may have copies of it."""
+        usual = self._pace.usual_seconds
+        return usual is not None and self.stalled_seconds > max(LATE_SECONDS, LATE_FACTOR * usual)
 
     @property
     def idle(self) -> int:
@@ -109,6 +121,7 @@ class Consumer:
         for number in lost:
             if number in self._calls:
                 self._calls.pop(number).cancel()
+        self.is_in_vain = self.is_in_vain or bool(lost and self._calling and not len(self._hand))
 
     def end(self) -> None:
         """Keep threads that were left behind from beginning anything more."""
@@ -128,7 +141,10 @@ class Consumer:
             if self._hand.queued <= self._pace.low:
                 self.hungry.ring()
             self._began_at = time.perf_counter()
+            self._calling += 1
             await self._work(items)
+            self._calling -= 1
+            self.is_in_vain = False
             self._delivery.ring()
             if self.reason is not None:
                 self.gave_up.set()

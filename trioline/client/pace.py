@@ -38,6 +38,7 @@ class Pace:
     Attributes:
         max_batch: See above.
         low: With no more lines queued than this, asking for more may pay.
+        usual_seconds: What a line took lately, of those that have ended; None: none has.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Pace:
         self._count = 0
         self._seconds = 0.0
         self._item_seconds: float | None = None
+        self.usual_seconds: float | None = None
 
     @property
     def unit(self) -> int:
@@ -119,6 +121,7 @@ class Pace:
             return
         recent = self._seconds / self._count
         self._count, self._seconds = 0, 0.0
+        self.usual_seconds = recent
         known = self._item_seconds
         self._set_pace(recent if known is None else (known + recent) / 2)
 
