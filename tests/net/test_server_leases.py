@@ -480,3 +480,34 @@ async def test_the_only_worker_is_never_set_aside(
         for _ in range(3 * MIN_LINES):
             await bad.fail((await bad.get())[0], "no GPU", delay=3_600)
         assert (await bad.ask(op="get"))["status"] == "work"
+
+
+async def test_who_is_set_aside_works_when_it_is_the_last_one_left(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 500, halt=None) as site:
+        good, bad = await site.connect("good"), await site.connect("bad")
+        await good.done(*await good.get(50))
+        for _ in range(MIN_LINES):
+            await bad.fail((await bad.get())[0], "no GPU", delay=3_600)
+        assert (await bad.ask(op="get"))["status"] == "retry"
+        await good.ask(op="bye")
+        while (await bad.status())["connections"] > 1:  # noqa: ASYNC110 - as above
+            await trio.sleep(1)
+        assert len(await bad.get(10, wait=0)) == 1, "on trial"
+        (row,) = (await bad.status())["workers"]
+        assert row["aside_seconds"] is None
+
+
+async def test_a_result_of_what_it_held_ends_its_time_aside(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 500, halt=None) as site:
+        good, bad = await site.connect("good"), await site.connect("bad")
+        await good.done(*await good.get(50))
+        held = await bad.get(MIN_LINES + 1)
+        for line in held[1:]:
+            await bad.fail(line, "no GPU", delay=3_600)
+        assert (await bad.ask(op="get"))["status"] == "retry"
+        await bad.done(held[0])
+        assert len(await bad.get(10, wait=0)) == 10

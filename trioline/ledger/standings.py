@@ -1,13 +1,15 @@
 """Who fails far more than the others: a bad node takes line after line and fails each at once.
 
-It is set aside for a time that doubles, then tried with single lines until one succeeds. The last
-one that is left is never set aside: where all fail, it is the breaker's business.
+It is set aside for a time that doubles, then tried with single lines until one succeeds. Nobody is
+set aside where no other is left: where all fail, it is the breaker's business. Whether the others
+are still there later on is for whoever gives lines out to ask.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -39,9 +41,13 @@ class _One:
 
     @property
     def failed(self) -> int:
+        return len(self.failures)
+
+    def add(self, count: int) -> None:
+        """Count lines; failures that are no longer recent are dropped."""
+        self.seen += count
         while self.failures and self.failures[0] <= self.seen - RECENT_LINES:
             self.failures.popleft()
-        return len(self.failures)
 
 
 class Standings:
@@ -49,14 +55,17 @@ class Standings:
 
     def __init__(self) -> None:
         self._all: dict[str, _One] = {}
+        # Of all of them, in step with each: a look at every one for each failure is too much.
+        self._recent = 0
+        self._failed = 0
 
     def succeeded(self, key: str, count: int) -> None:
-        """Note lines that have their result: whoever was on trial has stood it."""
-        one = self._one(key)
-        one.seen += count
-        if one.is_on_trial:
-            one.is_on_trial, one.times = False, 0
-            one.failures.clear()
+        """Note lines that have their result: whoever was set aside has stood its trial."""
+        with self._changing(key) as one:
+            one.add(count)
+            if one.is_on_trial:
+                one.is_on_trial, one.until, one.times = False, 0.0, 0
+                one.failures.clear()
 
     def failed(self, key: str, now: float, present: Callable[[], Collection[str]]) -> float | None:
         """Note a failed line.
@@ -64,15 +73,15 @@ class Standings:
         Args:
             key: Whose.
             now: The instant.
-            present: Says who is there now.
+            present: Says who is there now; asked only where it matters.
 
         Returns:
             For how many seconds it is set aside now; None: it is not.
         """
-        one = self._one(key)
-        one.seen += 1
-        one.failures.append(one.seen)
-        if now < one.until or not (one.is_on_trial or self._is_far_out(key, one)):
+        with self._changing(key) as one:
+            one.add(1)
+            one.failures.append(one.seen)
+        if now < one.until or not (one.is_on_trial or self._is_far_out(one)):
             return None
         if not self._has_others(key, now, present()):
             return None
@@ -83,12 +92,10 @@ class Standings:
     def _has_others(self, key: str, now: float, present: Collection[str]) -> bool:
         return any(other != key and not self.aside_seconds(other, now) for other in present)
 
-    def _is_far_out(self, key: str, one: _One) -> bool:
+    def _is_far_out(self, one: _One) -> bool:
         if one.recent < MIN_LINES or one.failed < MIN_SHARE * one.recent:
             return False
-        others = [other for name, other in self._all.items() if name != key]
-        seen = sum(other.recent for other in others)
-        failed = sum(other.failed for other in others)
+        seen, failed = self._recent - one.recent, self._failed - one.failed
         # Where nothing is known of the others, nobody stands far out.
         return seen >= MIN_LINES and one.failed * seen >= FAR_OUT * failed * one.recent
 
@@ -102,10 +109,22 @@ class Standings:
         one = self._all.get(key)
         return one is not None and one.is_on_trial
 
+    @contextmanager
+    def _changing(self, key: str) -> Iterator[_One]:
+        """Change one and keep the sums."""
+        one = self._one(key)
+        self._count(one, -1)
+        yield one
+        self._count(one, 1)
+
     def _one(self, key: str) -> _One:
         one = self._all.get(key)
         if one is None:
             if len(self._all) >= MAX_KEPT:
-                del self._all[next(iter(self._all))]
+                self._count(self._all.pop(next(iter(self._all))), -1)
             one = self._all[key] = _One()
         return one
+
+    def _count(self, one: _One, sign: int) -> None:
+        self._recent += sign * one.recent
+        self._failed += sign * one.failed

@@ -36,6 +36,11 @@ class Full:
     max_held: int
 
 
+def is_anybody_free(peers: Peers, health: Health, now: float) -> bool:
+    """Whether a worker is there that may have work: else those who are set aside have to do it."""
+    return any(not health.aside_seconds(peer, now) for peer in peers.workers())
+
+
 class Limits:
     """What stands between a peer and what it asks for.
 
@@ -61,7 +66,7 @@ class Limits:
         if fitting <= 0:
             return Leave("deadline")
         aside = self._health.aside_seconds(peer, now)
-        if aside:
+        if aside and is_anybody_free(self._peers, self._health, now):
             return Aside(aside)
         room = self._peers.room(peer, self._max_held)
         if not room:

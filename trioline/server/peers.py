@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Iterator
 
 import attrs
 
@@ -207,6 +208,10 @@ class Peers:
         if sum(map(self._ledger.lease_count, holders)) * MAX_BATCH <= max_held - MAX_BATCH:
             return MAX_BATCH
         return max(0, max_held - sum(map(self._ledger.holds, holders)))
+
+    def workers(self) -> Iterator[Peer]:
+        """Those connections that have handed something in and are not told to go."""
+        return (peer for peer in self._connected if peer.is_worker and not peer.is_draining)
 
     def labels(self) -> set[str]:
         """The workers that are there."""

@@ -11,6 +11,7 @@ from trioline.config import MAX_STATUS_WORKERS
 from trioline.ledger import Ledger
 from trioline.server.grants import Grants
 from trioline.server.health import Health
+from trioline.server.limits import is_anybody_free
 from trioline.server.peers import Peer, Peers
 from trioline.server.writer import Writer
 from trioline.snapshot import Head, Snapshot, WorkerRow
@@ -131,6 +132,7 @@ class Statistics:
 
     def _workers(self, now: float) -> tuple[WorkerRow, ...]:
         workers = (peer for peer in self._peers.connected() if self._is_worker(peer))
+        has_others = is_anybody_free(self._peers, self._health, now)
         rows = [
             WorkerRow(
                 name=peer.label,
@@ -140,7 +142,9 @@ class Statistics:
                 connected_seconds=round(now - peer.connected_at, 3),
                 note=peer.note,
                 draining=peer.is_draining,
-                aside_seconds=round(self._health.aside_seconds(peer, now), 3) or None,
+                aside_seconds=(
+                    round(self._health.aside_seconds(peer, now), 3) or None if has_others else None
+                ),
                 deadline_seconds=(
                     None if peer.leave_at is None else round(max(0.0, peer.leave_at - now), 3)
                 ),
