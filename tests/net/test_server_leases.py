@@ -241,6 +241,20 @@ async def test_one_name_holds_no_more_than_it_may(
         assert len(await one.get(50)) == 1
 
 
+async def test_what_waits_for_its_worker_to_come_back_counts_as_held(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 50, max_held=10) as site:
+        gone = await site.connect("gpu-1", detach=True)
+        assert len(await gone.get(8)) == 8
+        await gone.stream.aclose()
+        back = await site.connect("gpu-1")
+        while (await back.status())["connections"] > 1:  # noqa: ASYNC110 - as above
+            await trio.sleep(1)
+        assert len(await back.get(50)) == 2
+        assert (await back.ask(op="get"))["error"] == "too-many"
+
+
 # --- second copies -------------------------------------------------------------------------------
 
 
@@ -267,6 +281,18 @@ async def test_an_idle_worker_gets_a_copy_of_what_is_late(
         assert (await third.ask(op="extend"))["lost"] == late[1:]
         assert (await third.ask(op="get", wait=900))["status"] == "complete"
     assert site.output() == [str(n) for n in range(MIN_LEASES + 2)]
+
+
+async def test_a_copy_is_for_another_worker_not_for_another_connection_of_the_same(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, MIN_LEASES + 1) as site:
+        slow, same, other = [await site.connect(name) for name in ("gpu-1", "gpu-1", "gpu-2")]
+        await warm_up(same)
+        late = await slow.get()
+        await same.send(op="get", wait=900)
+        await trio.sleep(5)
+        assert await other.get() == late, "though the other one has waited for longer"
 
 
 async def test_a_full_window_is_freed_by_a_copy_of_its_first_line(
@@ -370,6 +396,28 @@ async def test_a_drained_worker_finishes_what_it_holds_and_goes(
         assert (await back.ask(op="get"))["reason"] == "drain", "its session is told, too"
         assert (await back.done(2, 3, 4))["accepted"] == 3
         assert (await boss.ask(op="drain", worker="nobody"))["connections"] == 0
+
+
+async def test_a_drain_reaches_who_is_away_and_who_said_no_name(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 5) as site:
+        boss, nameless = await site.connect(), await site.connect()
+        away = await site.connect()
+        session = (await away.ask(op="hello", worker="gpu-8", detach=True))["session"]
+        assert await away.get(2) == [0, 1]
+        await away.stream.aclose()
+        while (await boss.status())["connections"] > 2:  # noqa: ASYNC110 - as above
+            await trio.sleep(1)
+        assert (await boss.ask(op="drain", worker="gpu-8"))["connections"] == 0
+        back = await site.connect("gpu-8", session=session)
+        assert (await back.ask(op="get"))["reason"] == "drain"
+        await nameless.get()
+        (address,) = [
+            row["name"] for row in (await boss.status())["workers"] if row["name"] != "gpu-8"
+        ]
+        assert (await boss.ask(op="drain", worker=address))["connections"] == 1
+        assert (await nameless.ask(op="get"))["reason"] == "drain"
 
 
 # --- the breaker ---------------------------------------------------------------------------------

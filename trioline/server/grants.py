@@ -166,10 +166,18 @@ class Grants:
 
     def feed_copies(self) -> None:
         """Give those who still wait second copies of what is late; to be called now and then."""
+        fruitless = set[str]()  # names; what two of them cannot get is for nobody
         for waiter in self._waiters.items()[:MAX_COPIES]:
+            label = waiter.peer.label
+            if label in fruitless:
+                continue
             reply = self._reply(waiter, with_copies=True)
             if reply is not None:
                 self._answer(waiter, reply)
+                continue
+            fruitless.add(label)
+            if len(fruitless) > 1:
+                return
 
     def _answer(self, waiter: Waiter, reply: bytes) -> None:
         self._waiters.stop(waiter)
@@ -206,6 +214,7 @@ class Grants:
         if waiter.request.form is Form.LINES and self._job.numbers is not None:
             lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
+        self._limits.lent(waiter.peer, len(lines))
         self._breaker.gave(now, offer.first)
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
@@ -218,7 +227,10 @@ class Grants:
         self, now: float, peer: Peer, max_count: int
     ) -> tuple[Offer, list[bytes]] | None:
         offer = self._ledger.offer_copy(now, peer.holder, max_count)
-        if offer is None:
+        # Another connection of the same worker may well hang, too.
+        if offer is None or offer.original is None:
+            return None
+        if self._limits.is_alike(peer, offer.original.holder):
             return None
         return offer, self._job.source.read(offer.first, offer.count, MAX_LEASE_BYTES)
 

@@ -6,7 +6,7 @@ import attrs
 import trio
 
 from trioline.config import MAX_BATCH
-from trioline.ledger import Ledger
+from trioline.ledger import HolderId, Ledger
 from trioline.server.health import Health
 from trioline.server.peers import Peer, Peers
 
@@ -72,6 +72,14 @@ class Limits:
         if not room:
             return Full(self._max_held)
         return 1 if self._health.is_on_trial(peer) else min(room, fitting)
+
+    def lent(self, peer: Peer, count: int) -> None:
+        """Note that a peer was given lines."""
+        self._peers.lent(peer, count)
+
+    def is_alike(self, peer: Peer, holder: HolderId) -> bool:
+        """Whether a holder has a peer's name."""
+        return self._peers.is_alike(peer, holder)
 
     def _fitting(self, peer: Peer, now: float) -> int:
         """How many lines that are begun now a peer can answer before it is killed."""

@@ -87,8 +87,10 @@ class Peers:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._connected: set[Peer] = set()
-        self._named: dict[str, set[Peer]] = {}
+        self._connected: dict[HolderId, Peer] = {}
+        self._labels: dict[HolderId, str] = {}  # of all who may hold lines, gone or not
+        self._alike: dict[str, set[HolderId]] = {}
+        self._held_at_most: dict[str, int] = {}  # by label; what goes back is not subtracted
         self._sessions: dict[str, Session] = {}
         self._dropped: set[str] = set()  # sessions without a connection
         self._gone: set[HolderId] = set()  # nobody can take them up again
@@ -99,25 +101,24 @@ class Peers:
 
     def connected(self) -> tuple[Peer, ...]:
         """The connections there are."""
-        return tuple(self._connected)
+        return tuple(self._connected.values())
 
     def connect(self, address: str, now: float, *, is_welcome: bool) -> Peer:
         """Take a new connection in."""
         peer = Peer(
             address=address, holder=self._new_holder(), connected_at=now, is_welcome=is_welcome
         )
-        self._connected.add(peer)
+        self._seat(peer, peer.holder)
         return peer
 
     def introduce(self, peer: Peer, name: str) -> None:
         """Give a connection the name that it said."""
         peer.name = name
-        self._named.setdefault(name, set()).add(peer)
+        self._label(peer.holder, peer.label)
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """Let a connection go: its leases wait for it if it can come back, else they fall due."""
-        self._connected.discard(peer)
-        self._forget_name(peer)
+        self._connected.pop(peer.holder, None)
         session = self._sessions.get(peer.session or "")
         if session is None:
             self._ledger.lose(now, peer.holder, 0)
@@ -154,10 +155,12 @@ class Peers:
             return
         self._dropped.discard(known or "")
         if session.peer is not None:  # it died without our hearing of it: it holds nothing now
-            session.peer.holder, session.peer.session = self._new_holder(), None
+            session.peer.session = None
+            self._seat(session.peer, self._new_holder())
         self._ledger.release(now, peer.holder)
         self._gone.add(peer.holder)
-        peer.session, peer.holder, session.peer = known, session.holder, peer
+        peer.session, session.peer = known, peer
+        self._seat(peer, session.holder)
         peer.is_draining = session.is_draining
         self._ledger.reattach(now, session.holder)
 
@@ -166,15 +169,28 @@ class Peers:
         self._ledger.release(now, peer.holder)
         self._sessions.pop(peer.session or "", None)
         self._gone.add(peer.holder)
-        self._forget_name(peer)
         peer.session = None
         peer.is_leaving = True
 
-    def _forget_name(self, peer: Peer) -> None:
-        named = self._named.get(peer.label, set())
-        named.discard(peer)
-        if not named:
-            self._named.pop(peer.label, None)
+    def _seat(self, peer: Peer, holder: HolderId) -> None:
+        self._connected.pop(peer.holder, None)
+        peer.holder = holder
+        self._connected[holder] = peer
+        self._label(holder, peer.label)
+
+    def _label(self, holder: HolderId, label: str) -> None:
+        self._forget_label(holder)
+        self._labels[holder] = label
+        self._alike.setdefault(label, set()).add(holder)
+        self._held_at_most.pop(label, None)  # it may bring leases along
+
+    def _forget_label(self, holder: HolderId) -> None:
+        label = self._labels.pop(holder, "")
+        alike = self._alike.get(label, set())
+        alike.discard(holder)
+        if not alike:
+            self._alike.pop(label, None)
+            self._held_at_most.pop(label, None)
 
     def forget_sessions(self) -> None:
         """Drop the sessions that have nothing to come back for."""
@@ -185,49 +201,68 @@ class Peers:
         self._gone.update(self._sessions.pop(key).holder for key in over)
         for holder in [holder for holder in self._gone if not self._ledger.lease_count(holder)]:
             self._gone.discard(holder)
+            self._forget_label(holder)
             self._ledger.forget(holder)
 
-    def drain(self, name: str) -> list[Peer]:
-        """Tell the workers of a name to go; also where they come back with their session.
+    def drain(self, label: str) -> list[Peer]:
+        """Tell the workers of a name to go, also those that may come back with their session.
+
+        Args:
+            label: Their name; of one that said none, its address.
 
         Returns:
             Those that are connected.
         """
-        told = list(self._named.get(name, ()))
+        holders = self._alike.get(label, set())
+        for session in self._sessions.values():
+            session.is_draining = session.is_draining or session.holder in holders
+        peers = (self._connected.get(holder) for holder in holders)
+        told = [peer for peer in peers if peer is not None and not peer.is_leaving]
         for peer in told:
             peer.is_draining = True
-            session = self._sessions.get(peer.session or "")
-            if session is not None:
-                session.is_draining = True
         return told
 
     def room(self, peer: Peer, max_held: int) -> int:
-        """How many lines more a peer may hold: its name's connections share ``max_held``."""
-        holders = [other.holder for other in self._named.get(peer.label, (peer,))]
+        """How many lines more a peer may hold.
+
+        All of its name share ``max_held``, also those whose connection is gone and leases are not.
+        """
+        held = self._held_at_most.get(peer.label)
         # Counting lines takes a look at each lease: mostly it need not be done.
-        if sum(map(self._ledger.lease_count, holders)) * MAX_BATCH <= max_held - MAX_BATCH:
-            return MAX_BATCH
-        return max(0, max_held - sum(map(self._ledger.holds, holders)))
+        if held is None or held > max_held - MAX_BATCH:
+            held = sum(map(self._ledger.holds, self._alike.get(peer.label, ())))
+            self._held_at_most[peer.label] = held
+        return min(MAX_BATCH, max(0, max_held - held))
+
+    def lent(self, peer: Peer, count: int) -> None:
+        """Note that a peer was given lines."""
+        self._held_at_most[peer.label] = self._held_at_most.get(peer.label, 0) + count
+
+    def is_alike(self, peer: Peer, holder: HolderId) -> bool:
+        """Whether a holder has a peer's name."""
+        return self._labels.get(holder) == peer.label
 
     def workers(self) -> Iterator[Peer]:
         """Those connections that have handed something in and are not told to go."""
-        return (peer for peer in self._connected if peer.is_worker and not peer.is_draining)
+        return (
+            peer for peer in self._connected.values() if peer.is_worker and not peer.is_draining
+        )
 
     def labels(self) -> set[str]:
         """The workers that are there."""
-        return {peer.label for peer in self._connected if peer.is_worker}
+        return {peer.label for peer in self._connected.values() if peer.is_worker}
 
     def hosts(self) -> set[str]:
         """Where they run."""
-        return {peer.host for peer in self._connected if peer.is_worker}
+        return {peer.host for peer in self._connected.values() if peer.is_worker}
 
     def holding(self, holder: HolderId) -> Peer | None:
         """Find the connection that a holder is at."""
-        return next((peer for peer in self._connected if peer.holder == holder), None)
+        return self._connected.get(holder)
 
     def names(self) -> dict[HolderId, str]:
         """Who each holder is, for people."""
-        return {peer.holder: peer.label for peer in self._connected}
+        return {peer.holder: peer.label for peer in self._connected.values()}
 
     def _new_holder(self) -> HolderId:
         return HolderId(next(self._holders))
