@@ -823,6 +823,9 @@ def test_a_stop_cuts_a_drain_short(backend: str) -> None:
         (1900000000.5, "1893456000", 1900000000.5),
         (float("inf"), "1893456000", None),
         (None, "tomorrow", None),
+        (None, "0", None),
+        (None, "-5", None),
+        (None, "1e300", None),
         (None, "", None),
     ],
 )
@@ -838,6 +841,20 @@ def test_hello_says_when_the_worker_will_be_killed(
         run(backend, functools.partial(run_worker, square, server.address, deadline=deadline))
         (hello,) = [each.request for each in server.log if isinstance(each.request, Hello)]
         assert hello.deadline == said
+
+
+def test_a_deadline_that_no_server_takes_is_said_at_once() -> None:
+    for deadline in (-1.0, 0.0, 1e13, float("nan")):
+        with pytest.raises(UsageError, match="deadline is"):
+            run("trio", functools.partial(run_worker, square, "127.0.0.1:1", deadline=deadline))
+
+
+@both_backends
+def test_a_hello_that_the_server_cannot_read_is_final(backend: str) -> None:
+    with FakeServer([]) as server:
+        server.refuse["hello"].append(Refusal(error=ErrorCode.BAD_REQUEST, message="No."))
+        with pytest.raises(RequestRefused, match=r"No\."):
+            run(backend, functools.partial(run_worker, square, server.address))
 
 
 # --- lines that another worker answered ----------------------------------------------------------

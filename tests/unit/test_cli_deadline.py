@@ -37,7 +37,20 @@ def test_instants_are_unix_time_or_iso_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "2h30", "30m2h", "nan", "inf", "-5", "1e13", "2h 30m", "2100-13-01"]
+    "text",
+    [
+        "",
+        "soon",
+        "2h30",
+        "30m2h",
+        "nan",
+        "inf",
+        "-5",
+        "1e13",
+        "2h 30m",
+        "2100-13-01",
+        "99999999999999d",
+    ],
 )
 def test_anything_else_is_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time: write Unix time"):

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from trioline.client.reach import MAX_UNIX_TIME
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNORECASE)
 _UNITS = (86_400, 3_600, 60, 1)
-MAX_UNIX_TIME = 1e12
 
 
 class Deadline(click.ParamType[float]):
@@ -48,7 +49,9 @@ def _instant(text: str) -> float | None:
     duration = _DURATION.fullmatch(text)
     if text and duration is not None:
         amounts = [int(amount or 0) for amount in duration.groups()]
-        return time.time() + sum(n * unit for n, unit in zip(amounts, _UNITS, strict=True))
+        left = sum(n * unit for n, unit in zip(amounts, _UNITS, strict=True))
+        # Compared as whole numbers: one of any length may be too much for a float.
+        return time.time() + left if left <= MAX_UNIX_TIME - time.time() else None
     try:
         seconds = float(text)
     except ValueError:

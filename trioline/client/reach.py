@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import random
@@ -13,10 +14,15 @@ from pathlib import Path
 from trioline.config import SILENCE_OPTIONS, Address
 from trioline.errors import ErrorCode, RequestRefused, UsageError
 
+logger = logging.getLogger("trioline.client")
+
 ADDRESS_VARIABLE = "TRIOLINE_ADDRESS"
 TOKEN_VARIABLE = "TRIOLINE_TOKEN_FILE"
 DEADLINE_VARIABLE = "SLURM_JOB_END_TIME"
 """Set by Slurm in every job: when the job will be killed, in Unix time."""
+
+MAX_UNIX_TIME = 1e12
+"""No server takes a later deadline."""
 
 CONNECT_SECONDS = 10.0
 """For a connection and for the reply to its hello, each: a dead host answers neither."""
@@ -25,7 +31,9 @@ FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 3.0
 """Well inside the server's default grace of ten seconds, so that leases survive a short cut."""
 
-FINAL_CODES = frozenset({ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.VERSION})
+FINAL_CODES = frozenset(
+    {ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.VERSION, ErrorCode.BAD_REQUEST}
+)
 """Refusals of a hello that trying again cannot mend."""
 
 
@@ -60,11 +68,28 @@ def find_deadline(deadline: float | None) -> float | None:
 
     Args:
         deadline: None for what ``SLURM_JOB_END_TIME`` says, ``math.inf`` for never.
+
+    Raises:
+        UsageError: It is no time that a server would take.
     """
     if deadline is None:
-        with contextlib.suppress(ValueError):  # another batch system may mean something else by it
-            deadline = float(os.environ.get(DEADLINE_VARIABLE, ""))
-    return deadline if deadline is not None and math.isfinite(deadline) else None
+        return _slurm_deadline()
+    if math.isinf(deadline):
+        return None
+    if not 0 < deadline <= MAX_UNIX_TIME:
+        raise UsageError(f"deadline is {deadline}; it must be Unix time, or math.inf for never.")
+    return deadline
+
+
+def _slurm_deadline() -> float | None:
+    text = os.environ.get(DEADLINE_VARIABLE)
+    if not text:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < (found := float(text)) <= MAX_UNIX_TIME:
+            return found
+    logger.warning("%s is %r, which is no Unix time: no deadline.", DEADLINE_VARIABLE, text)
+    return None
 
 
 def find_token(token: str | None) -> str | None:

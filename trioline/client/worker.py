@@ -30,6 +30,7 @@ from trioline.client.pace import Pace, renewal_seconds
 from trioline.client.pipeline import Answer, Pending, decode_get
 from trioline.client.reach import (
     address_text,
+    find_deadline,
     find_token,
     parse_address,
     worker_name,
@@ -148,12 +149,13 @@ async def run_worker(
         raise UsageError(f"timeout is {timeout} seconds; it must be more than 0.")
     target = address_text(address)
     parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
+    leave_at = find_deadline(deadline)
     hand = Hand()
     uplink = Uplink(
         target,
         token=find_token(token),
         worker=worker_name(name),
-        deadline=deadline,
+        deadline=math.inf if leave_at is None else leave_at,
         reconnect_seconds=reconnect_seconds,
     )
     delivery = Delivery(uplink)
