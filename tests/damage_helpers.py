@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
-from storage_helpers import CrashFiles, input_of, settings_for
+from storage_helpers import CrashFiles, input_line, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import StorageError, UsageError
@@ -62,7 +62,8 @@ def answer(line: int) -> bytes:
 
 def entry(line: int) -> Entry:
     if line in REJECTED:
-        return Rejection(line, encode_record(line, b"x", attempts=3, losses=0, errors=["no"]))
+        content = input_line(line)
+        return Rejection(line, encode_record(line, content, attempts=3, losses=0, errors=["no"]))
     return Results(line, 1, answer(line))
 
 

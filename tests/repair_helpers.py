@@ -7,7 +7,7 @@ import functools
 
 import attrs
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
-from storage_helpers import CrashFiles, input_of, settings_for
+from storage_helpers import CrashFiles, input_line, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.storage.entries import Rejection, Results
@@ -48,7 +48,8 @@ def repaired(data: Contents, job: Given = JOB) -> tuple[CrashFiles, Plan]:
 
 def long_entry(line: int) -> Results | Rejection:
     if line in LONG_REJECTED:
-        return Rejection(line, encode_record(line, b"x", attempts=1, losses=0, errors=["no"]))
+        content = input_line(line)
+        return Rejection(line, encode_record(line, content, attempts=1, losses=0, errors=["no"]))
     return Results(line, 1, b'{"n":%d,"is":"%s"}\n' % (line, b"ab" * (line % 5)))
 
 

@@ -392,4 +392,9 @@ def settings_for(
 
 def input_of(count: int) -> bytes:
     """An input of so many lines of different lengths."""
-    return b"".join(b"line %d %s\n" % (n, b"." * (n % 7)) for n in range(count))
+    return b"".join(input_line(n) + b"\n" for n in range(count))
+
+
+def input_line(number: int) -> bytes:
+    """One of its lines, without its newline."""
+    return b"line %d %s" % (number, b"." * (number % 7))

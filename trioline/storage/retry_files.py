@@ -73,10 +73,11 @@ class RetryFiles:
         """The new files and whose places they take: output, rejected file, checksums."""
         state = self.settings.state
         places = [self.settings.output, self.settings.rejected, state / "checksums"]
-        return [(_beside(path), path) for path in map(behind_links, places)]
+        return [(beside(path), path) for path in map(behind_links, places)]
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Where a file is written that is to take the place of another one."""
     return path.with_name(f".{path.name}.trioline-new")
 
 

@@ -25,10 +25,11 @@ from trioline.storage.recovery import recover
 from trioline.storage.repair.copies import save_copies
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.plan import Base, Plan
-from trioline.storage.repair.records import Finder, found_count, write_records
+from trioline.storage.repair.records import Finder, write_records
 from trioline.storage.repair.rescue import Rescue, Segment
 from trioline.storage.repair.salvage import records_in, write_good
 from trioline.storage.repair.table import write_table
+from trioline.storage.retry_files import beside
 from trioline.storage.run import write_run
 
 
@@ -52,7 +53,7 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
         _cut(disk, plan.settings.rejected, base.rejected_bytes)
     sync_folders(disk, plan.settings)
     table = plan.settings.state / CHECKSUMS_NAME
-    draft = table.with_name(table.name + ".new")
+    draft = beside(table)
     _write_checkpoint(disk, plan, _checkpoint(disk, plan, base, segments, draft))
     if plan.is_run_lost:
         write_run(disk, plan.settings.state, plan.run)
@@ -93,13 +94,9 @@ def _make_finder(disk: Disk, plan: Plan) -> Callable[[], Finder]:
     The journal is read for it now: its segments are about to be rewritten.
     """
     known = records_in(disk, plan.scans, plan.run.id_bytes)
-    makes_lost = plan.is_rejected_rebuilt
-    if makes_lost and plan.last is not None:
-        # When as many as there were still hold, no other placeholder was a rejected line.
-        runs = [plan.base.run, *plan.rescued]
-        count = found_count(disk, plan.settings, runs, known.keys())
-        makes_lost = count < plan.last.rejected_count
-    return lambda: Finder(disk, plan.settings, known, makes_lost=makes_lost)
+    return lambda: Finder(
+        disk, plan.settings, known, plan.known_results, makes_lost=plan.makes_lost_records
+    )
 
 
 def _write_rejected(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> Base:
@@ -134,21 +131,8 @@ def _checkpoint(
     disk: Disk, plan: Plan, base: Base, segments: list[Segment], draft: Path
 ) -> Checkpoint:
     settings = plan.settings
-    tails = []
-    for path, length in (
-        (settings.output, base.output_bytes),
-        (settings.rejected, base.rejected_bytes),
-    ):
-        file = GrowingFile(disk, path, length)
-        file.sync(force=True)
-        tails.append(file.tail())
-        rejected_crc = crc_of(file.read, 0, length)
-        file.close()
-    if plan.last is not None and (base.rejected_bytes, plan.is_rejected_rebuilt) == (
-        plan.last.rejected_bytes,
-        False,
-    ):
-        rejected_crc = plan.last.rejected_crc  # an edit that its end does not show stays one
+    tail = _sync_end(disk, settings.output, base.output_bytes)
+    rejected_tail = _sync_end(disk, settings.rejected, base.rejected_bytes)
     newest = None if base.finished or not segments else segments[-1]
     older = [] if newest is None else segments[:-1]
     input_offset = _input_offset(disk, settings, base.lines)
@@ -163,11 +147,11 @@ def _checkpoint(
         rejected_bytes=base.rejected_bytes,
         rejected_count=base.rejected_count,
         input_offset=input_offset,
-        tail_bytes=tails[0][0],
-        tail_crc=tails[0][1],
-        rejected_tail_bytes=tails[1][0],
-        rejected_tail_crc=tails[1][1],
-        rejected_crc=rejected_crc,
+        tail_bytes=tail[0],
+        tail_crc=tail[1],
+        rejected_tail_bytes=rejected_tail[0],
+        rejected_tail_crc=rejected_tail[1],
+        rejected_crc=_crc(disk, settings.rejected, base.rejected_bytes),
         journal_segment=newest.number if newest is not None else 0,
         journal_bytes=newest.length if newest is not None else 0,
         journal_older_bytes=sum(one.length for one in older if one.top > base.lines),
@@ -179,6 +163,18 @@ def _checkpoint(
         assumed_first=assumed.start,
         assumed_end=assumed.stop,
     )
+
+
+def _sync_end(disk: Disk, path: Path, length: int) -> tuple[int, int]:
+    """Sync a file; returns length and crc32 of its last bytes."""
+    with contextlib.closing(GrowingFile(disk, path, length)) as file:
+        file.sync(force=True)
+        return file.tail()
+
+
+def _crc(disk: Disk, path: Path, length: int) -> int:
+    with disk.open(path, os.O_RDONLY) as file:
+        return crc_of(file.read, 0, length)
 
 
 def _input_offset(disk: Disk, settings: JobSettings, line: int) -> int:

@@ -110,24 +110,10 @@ def output_holds(disk: Disk, settings: JobSettings, last: Checkpoint | None, not
     if last is None:
         return False
     tail = last.tail_bytes, last.tail_crc
-    return _holds(disk, path, last.output_bytes, tail, path, last.finished, notes)
+    return file_holds(disk, path, last.output_bytes, tail, path, last.finished, notes)
 
 
-def rejected_holds(
-    disk: Disk, settings: JobSettings, last: Checkpoint | None, notes: Notes
-) -> bool:
-    """The same of the rejected file."""
-    path = settings.rejected
-    if disk.stat(path) is None:
-        notes.found.append(f"{path} is missing")
-        return False
-    if last is None:
-        return True
-    tail = last.rejected_tail_bytes, last.rejected_tail_crc
-    return _holds(disk, path, last.rejected_bytes, tail, settings.output, last.finished, notes)
-
-
-def _holds(
+def file_holds(
     disk: Disk,
     path: Path,
     length: int,
@@ -136,6 +122,14 @@ def _holds(
     finished: bool,
     notes: Notes,
 ) -> bool:
+    """Whether a file has ``length`` bytes or more and ends there as its tail says.
+
+    Args:
+        tail: Length and crc32 of the last bytes.
+        output: The job's.
+        finished: Whether nothing may be behind it.
+        notes: Where it is said how it does not.
+    """
     file = GrowingFile(disk, path, length, output=output)
     try:
         file.check_begin(*tail)

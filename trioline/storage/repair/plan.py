@@ -8,6 +8,7 @@ the journal, segments to be rewritten with their good frames, and what is lost b
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import attrs
@@ -23,11 +24,16 @@ from trioline.storage.repair.output_state import (
     Kept,
     behind,
     look_at_output,
-    rejected_holds,
     told_by_journal,
 )
 from trioline.storage.repair.ranges import Ranges
-from trioline.storage.repair.records import Records, records_below, unrecorded
+from trioline.storage.repair.records import leading_records
+from trioline.storage.repair.rejected_state import (
+    RejectedState,
+    known_results,
+    look_at_records,
+    rejected_holds,
+)
 from trioline.storage.repair.salvage import Piece, Scan, scan_journal
 from trioline.storage.repair.segments import damaged_segments, look_for_gaps
 from trioline.storage.repair.walk import Run
@@ -82,6 +88,8 @@ class Plan:
     """The same of lines that the journal tells the places of."""
     is_run_lost: bool
     is_rejected_rebuilt: bool
+    makes_lost_records: bool
+    """Whether placeholders without a record get one that says that the first was lost."""
     unknown: range
     """The lines of both among which some are kept by their form alone."""
     is_journal_damaged: bool
@@ -98,6 +106,11 @@ class Plan:
     def held(self) -> Ranges:
         """The lines whose results the journal has already."""
         return Ranges(_held(self.scans))
+
+    @property
+    def known_results(self) -> Ranges:
+        """The lines of which the journal tells that they were not rejected."""
+        return known_results(_pieces(self.scans))
 
     @property
     def kept(self) -> Ranges:
@@ -131,48 +144,40 @@ def examine(disk: Disk, given: Given) -> Plan:
     last = job.last
     has_gaps = last is not None and look_for_gaps(given.state, scans, last, notes)
     segments = damaged_segments(scans, last, notes)
-    with disk.open(job.settings.input, os.O_RDONLY) as file:
-        line_count = LineFile(file, counts_rest=True).line_count()
+    line_count = _line_count(disk, job.settings)
     kept = look_at_output(disk, job, scans, line_count, notes)
-    is_rejected_good = rejected_holds(disk, job.settings, last, notes)
-    base = _find_base(disk, job, scans, kept, notes, is_rejected_good=is_rejected_good)
-    _tell_of_table(disk, job, kept, notes)
-    if notes.found and not notes.steps:
-        notes.steps.append("write a checkpoint that says how things stand")
+    is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
+    base = _find_base(disk, job, scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     rescued, told = _rescued(disk, job, scans, kept, base)
-    unknown = Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept))
-    if unknown:
-        notes.found.append(
-            f"no checksum is left of some of the lines {unknown.start} to {unknown.stop - 1}: they"
-            " are kept by their form alone, and `trioline verify` will not call them proved"
-        )
-    counts = _count(job, scans, base, [*rescued, *told], line_count)
-    if rescued:
-        count = sum(run.count for run in rescued)
-        notes.steps.append(f"save {count} lines that hold behind there into the journal")
-    torn = [
-        scan
-        for scan in scans[-1:]
-        if (rescued or told) and scan.bad_at < scan.length and scan not in segments
-    ]
+    rejected = look_at_records(
+        disk, job, _pieces(scans), [base.run, *rescued], notes, is_vouched=is_rejected_vouched
+    )
+    _tell_of_table(disk, job, kept, notes)
+    unknown = _unknown(base, rescued, kept, notes)
+    _tell_of_rescued(rescued, notes)
     return Plan(
         settings=job.settings,
         run=job.run,
         last=last,
-        base=base,
+        base=_with_records(base, rejected),
         scans=tuple(scans),
-        # A torn end is let pass in the newest segment only, and that it will not be any more.
-        segments=(*segments, *torn),
+        segments=(*segments, *_torn(scans, segments, is_followed=bool(rescued or told))),
         rescued=tuple(rescued),
         told=tuple(told),
         is_run_lost=job.is_run_lost,
-        is_rejected_rebuilt=not is_rejected_good,
+        is_rejected_rebuilt=rejected.is_rebuilt,
+        makes_lost_records=rejected.is_lost,
         unknown=unknown,
         is_journal_damaged=has_gaps or bool(segments),
         found=tuple(notes.found),
         steps=tuple(notes.steps),
-        counts=counts,
+        counts=_count(job, scans, base, [*rescued, *told], line_count),
     )
+
+
+def _line_count(disk: Disk, settings: JobSettings) -> int:
+    with disk.open(settings.input, os.O_RDONLY) as file:
+        return LineFile(file, counts_rest=True).line_count()
 
 
 def _find_base(
@@ -182,47 +187,42 @@ def _find_base(
     kept: Kept,
     notes: Notes,
     *,
-    is_rejected_good: bool,
+    is_rejected_vouched: bool,
 ) -> Base:
+    """The lines of the base; its records are another matter."""
     last, settings, prefix = job.last, job.settings, kept.prefix
-    if kept.is_held and last is not None and is_rejected_good:
-        return Base(
-            lines=prefix.end,
-            output_bytes=prefix.length,
-            rejected_count=last.rejected_count,
-            rejected_bytes=last.rejected_bytes,
-            finished=last.finished,
-        )
     lines, length = prefix.end, prefix.length
     if not kept.is_held:
         lines, length = _before_lost_records(disk, settings, scans, lines, length)
         notes.steps.append(f"go on from line {lines}, byte {length} of {settings.output}")
-    if not is_rejected_good:
-        notes.steps.append(
-            f"make {settings.rejected} anew: its good records, and for each other placeholder"
-            " a record that says that the first one was lost"
-        )
-        return Base(lines=lines, output_bytes=length, rejected_count=0, rejected_bytes=0)
-    records = records_below(disk, settings.rejected, lines)
+    holds = kept.is_held and is_rejected_vouched
     return Base(
         lines=lines,
         output_bytes=length,
-        rejected_count=records.count,
-        rejected_bytes=records.length,
+        rejected_count=0,
+        rejected_bytes=0,
+        finished=last is not None and last.finished and holds,
     )
+
+
+def _with_records(base: Base, rejected: RejectedState) -> Base:
+    if rejected.is_rebuilt:
+        return base
+    records = rejected.leading
+    return attrs.evolve(base, rejected_count=records.count, rejected_bytes=records.length)
 
 
 def _before_lost_records(
     disk: Disk, settings: JobSettings, scans: list[Scan], lines: int, length: int
 ) -> tuple[int, int]:
     """Go back to a rejected line whose record is only in the journal: there it is read again."""
-    records: Records = records_below(disk, settings.rejected, lines)
-    in_journal = {
+    missing = {
         piece.first
         for piece in _pieces(scans)
         if piece.kind is Kind.REJECTED and piece.first < lines
     }
-    missing = unrecorded(disk, settings.rejected, in_journal, records.length)
+    with contextlib.closing(leading_records(disk, settings, lines)) as records:
+        missing.difference_update(record.line for record in records)
     if missing:
         lines = min(missing)
         with disk.open(settings.output, os.O_RDONLY) as file:
@@ -230,12 +230,40 @@ def _before_lost_records(
     return lines, length
 
 
+def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
+    """The lines of base and rescued ones among which some are kept by their form alone."""
+    unknown = Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept))
+    if unknown:
+        notes.found.append(
+            f"no checksum is left of some of the lines {unknown.start} to {unknown.stop - 1}: they"
+            " are kept by their form alone, and `trioline verify` will not call them proved"
+        )
+    return unknown
+
+
+def _tell_of_rescued(rescued: list[Run], notes: Notes) -> None:
+    if rescued:
+        count = sum(run.count for run in rescued)
+        notes.steps.append(f"save {count} lines that hold behind there into the journal")
+
+
+def _torn(scans: list[Scan], segments: list[Scan], *, is_followed: bool) -> list[Scan]:
+    """A torn end is let pass in the newest segment only: one that will not be it any more."""
+    return [
+        scan
+        for scan in scans[-1:]
+        if is_followed and scan.bad_at < scan.length and scan not in segments
+    ]
+
+
 def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
-    """Say how the table of checksums is not what the checkpoint counts on."""
+    """Say how the table of checksums is not what the checkpoint counts on; it is looked at last."""
     path = job.settings.state / CHECKSUMS_NAME
     if not kept.is_table_good:
         notes.found.append(f"{path} is {'missing' if disk.stat(path) is None else 'damaged'}")
         notes.steps.append(f"make {path} anew from input and output")
+    if notes.found and not notes.steps:
+        notes.steps.append("write a checkpoint that says how things stand")
 
 
 def _rescued(
@@ -282,7 +310,7 @@ def _lines_of(runs: list[Run]) -> list[tuple[int, int]]:
     return [(run.first, run.end) for run in runs]
 
 
-def _pieces(scans: list[Scan]) -> list[Piece]:
+def _pieces(scans: tuple[Scan, ...] | list[Scan]) -> list[Piece]:
     return [piece for scan in scans for piece in scan.pieces]
 
 

@@ -2,76 +2,90 @@
 
 A rejected line has a placeholder in the output. Its record is one of the file's that still hold,
 or one that the journal has; else one is made that says that the first one was lost, so that the
-line is not forgotten.
+line is not forgotten. A record stands for itself: it holds where it says what its line of the
+input is, as ``trioline verify`` reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Set
-from pathlib import Path
+import zlib
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 
 import attrs
-import msgspec
 
-from trioline.config import JobSettings
+from trioline.config import JobSettings, behind_links
 from trioline.storage.files import Disk
 from trioline.storage.new_file import NewFile
 from trioline.storage.rejected import encode_record
 from trioline.storage.repair.line_file import LineFile
+from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.walk import Run
+from trioline.storage.retry_files import beside
 from trioline.storage.source import InputLineTooLong, Source
+from trioline.storage.verify.marks import Mark, Record, decode_record, read_lines
 
 LOST = "the record of this line was lost; made anew by trioline repair"
 
 
 @attrs.frozen(kw_only=True)
 class Records:
-    """The records of a rejected file that hold, from its beginning on."""
+    """The records that a rejected file begins with."""
 
     count: int
     length: int
     """In bytes."""
 
 
-@attrs.frozen
-class _Id:
-    id: int
+@attrs.frozen(kw_only=True)
+class GoodRecord:
+    """A record that holds."""
+
+    line: int
+    data: bytes
+    """With its newline."""
+    end: int
+    """The byte behind it in its file."""
 
 
-def _record_id(line: bytes) -> int | None:
-    """The line that a record is about; None where it is no record."""
-    try:
-        return msgspec.json.decode(line, type=_Id).id
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
-
-
-def records_below(disk: Disk, path: Path, line: int) -> Records:
-    """Count the records of lines below ``line``, up to the first that is none or out of order."""
-    count = length = 0
+def good_records(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
+    """The records of the rejected file that hold, in order."""
+    if disk.stat(settings.rejected) is None:
+        return
     before = -1
-    for record in _lines(disk, path):
-        number = _record_id(record)
-        if number is None or not before < number < line:
-            break
-        count, length, before = count + 1, length + len(record) + 1, number
+    with (
+        contextlib.closing(_open_source(disk, settings)) as source,
+        disk.open(settings.rejected, os.O_RDONLY) as file,
+    ):
+        size = file.stat().size
+        for _, offset, line in read_lines(file.read, size):
+            end = offset + len(line) + 1
+            record = decode_record(line)
+            if end > size or isinstance(record, str) or record.id <= before:
+                continue
+            if _is_of_its_line(source, record):
+                before = record.id
+                yield GoodRecord(line=record.id, data=line + b"\n", end=end)
+
+
+def leading_records(disk: Disk, settings: JobSettings, line: int) -> Generator[GoodRecord]:
+    """Those of lines below ``line``, up to the first one that does not hold."""
+    length = 0
+    with contextlib.closing(good_records(disk, settings)) as records:
+        for record in records:
+            length += len(record.data)
+            if record.end != length or record.line >= line:
+                return
+            yield record
+
+
+def records_below(disk: Disk, settings: JobSettings, line: int) -> Records:
+    """Count the leading records of lines below ``line``."""
+    count = length = 0
+    for record in leading_records(disk, settings, line):
+        count, length = count + 1, record.end
     return Records(count=count, length=length)
-
-
-def unrecorded(disk: Disk, path: Path, lines: Set[int], length: int) -> set[int]:
-    """Those of ``lines`` that have no record in the first ``length`` bytes of a rejected file."""
-    missing = set(lines)
-    at = 0
-    for record in _lines(disk, path) if missing else ():
-        at += len(record) + 1
-        if at > length:
-            break
-        number = _record_id(record)
-        if number is not None:
-            missing.discard(number)
-    return missing
 
 
 class Finder:
@@ -79,6 +93,7 @@ class Finder:
 
     Args:
         known: Records that the journal has, by line.
+        results: Lines whose results the journal knows: none of them was rejected.
         makes_lost: Whether a record is made where none is found.
     """
 
@@ -87,28 +102,30 @@ class Finder:
         disk: Disk,
         settings: JobSettings,
         known: Mapping[int, bytes],
+        results: Ranges,
         *,
         makes_lost: bool,
     ) -> None:
-        self._good = _good_records(disk, settings.rejected)
-        self._next: tuple[int, bytes] | None = next(self._good, None)
+        self._good = good_records(disk, settings)
+        self._next: GoodRecord | None = next(self._good, None)
         self._known = known
-        self._source = (
-            Source(disk.files, settings.input, max_line_bytes=settings.max_line_bytes)
-            if makes_lost
-            else None
-        )
+        self._results = results
+        self._disk = disk
+        self._settings = settings
+        self._makes_lost = makes_lost
+        self._source: Source | None = None
 
     def find(self, line: int) -> bytes | None:
         """The record of a line that has a placeholder; None where it is a result like any other."""
-        while self._next is not None and self._next[0] < line:
-            self._next = next(self._good, None)
-        if self._next is not None and self._next[0] == line:
-            return self._next[1]
-        if line in self._known or self._source is None:
-            return self._known.get(line)
+        if not self._makes_lost or not self.lacks(line):
+            return self._kept(line)
+        self._source = self._source or _open_source(self._disk, self._settings)
         content = _content(self._source, line)
         return encode_record(line, content, attempts=0, losses=0, errors=[LOST])
+
+    def lacks(self, line: int) -> bool:
+        """Whether a line that has a placeholder has no record, though it may need one."""
+        return self._kept(line) is None and not self._is_result(line)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -116,9 +133,28 @@ class Finder:
         if self._source is not None:
             self._source.close()
 
+    def _kept(self, line: int) -> bytes | None:
+        while self._next is not None and self._next.line < line:
+            self._next = next(self._good, None)
+        if self._next is not None and self._next.line == line:
+            return self._next.data
+        return self._known.get(line)
 
-def placeholders(lines: LineFile, run: Run, placeholder: bytes) -> Iterator[int]:
-    """The lines of a run that have the placeholder for a result."""
+    def _is_result(self, line: int) -> bool:
+        return self._results.has_all(line, line + 1)
+
+
+def placeholders(disk: Disk, settings: JobSettings, runs: Iterable[Run]) -> Generator[int]:
+    """The lines of runs that have the placeholder for a result."""
+    if disk.stat(settings.output) is None:
+        return
+    with disk.open(settings.output, os.O_RDONLY) as file:
+        lines = LineFile(file)
+        for run in runs:
+            yield from _placeholders(lines, run, settings.placeholder)
+
+
+def _placeholders(lines: LineFile, run: Run, placeholder: bytes) -> Iterator[int]:
     first = run.first
     for piece in lines.pieces(run.offset, run.offset + run.length):
         count = piece.count(b"\n")
@@ -129,25 +165,27 @@ def placeholders(lines: LineFile, run: Run, placeholder: bytes) -> Iterator[int]
         first += count
 
 
-def found_count(disk: Disk, settings: JobSettings, runs: Iterable[Run], known: Set[int]) -> int:
-    """Count the placeholders among the lines of runs that have a record."""
-    finder = Finder(disk, settings, dict.fromkeys(known, b""), makes_lost=False)
-    with contextlib.closing(finder), disk.open(settings.output, os.O_RDONLY) as file:
-        lines = LineFile(file)
-        return sum(
-            finder.find(line) is not None
-            for run in runs
-            for line in placeholders(lines, run, settings.placeholder)
-        )
+def known_count(disk: Disk, settings: JobSettings, in_journal: Collection[int], end: int) -> int:
+    """Count the lines below ``end`` of which file or journal have the record."""
+    others = {line for line in in_journal if line < end}
+    count = 0
+    with contextlib.closing(good_records(disk, settings)) as records:
+        for record in records:
+            count += record.line < end
+            others.discard(record.line)
+    return count + len(others)
 
 
 def write_records(disk: Disk, settings: JobSettings, base: Run, finder: Finder) -> Records:
     """Replace the rejected file by the records of the output's first lines, whole or not at all."""
-    path = settings.rejected
-    draft = path.with_name(path.name + ".new")
+    path = behind_links(settings.rejected)
+    draft = beside(path)
     count = 0
-    with disk.open(settings.output, os.O_RDONLY) as output, NewFile(disk, draft) as file:
-        for line in placeholders(LineFile(output), base, settings.placeholder):
+    with (
+        contextlib.closing(placeholders(disk, settings, [base])) as lines,
+        NewFile(disk, draft, like=path) as file,
+    ):
+        for line in lines:
             record = finder.find(line)
             if record is not None:
                 file.append(record)
@@ -158,27 +196,21 @@ def write_records(disk: Disk, settings: JobSettings, base: Run, finder: Finder) 
     return Records(count=count, length=length)
 
 
+def _open_source(disk: Disk, settings: JobSettings) -> Source:
+    return Source(disk.files, settings.input, max_line_bytes=settings.max_line_bytes)
+
+
+def _is_of_its_line(source: Source, record: Record) -> bool:
+    mark: Mark = record.mark()
+    try:
+        lines = source.read(record.id, 1, 1 << 30)
+    except InputLineTooLong as error:
+        return mark.crc is None and mark.length == error.length
+    return bool(lines) and mark.fits(len(lines[0]), zlib.crc32(lines[0]))
+
+
 def _content(source: Source, line: int) -> bytes | int:
     try:
         return source.read(line, 1, 1 << 30)[0]
     except InputLineTooLong as error:
         return error.length
-
-
-def _good_records(disk: Disk, path: Path) -> Generator[tuple[int, bytes]]:
-    """Lines that are records and in order, with their numbers."""
-    before = -1
-    with contextlib.closing(_lines(disk, path)) as records:
-        for record in records:
-            number = _record_id(record)
-            if number is not None and number > before:
-                before = number
-                yield number, record + b"\n"
-
-
-def _lines(disk: Disk, path: Path) -> Generator[bytes]:
-    if disk.stat(path) is None:
-        return
-    with disk.open(path, os.O_RDONLY) as file:
-        for piece in LineFile(file).pieces(0, file.stat().size):
-            yield from piece.split(b"\n")[:-1]

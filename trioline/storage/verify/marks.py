@@ -64,14 +64,21 @@ def read_records(read: Read, end: int) -> Iterator[tuple[int, int, Record | str]
     Yields:
         Number and byte offset of each line, and its record, or what is wrong with it.
     """
+    for number, offset, line in read_lines(read, end):
+        yield number, offset, decode_record(line)
+
+
+def read_lines(read: Read, end: int) -> Iterator[tuple[int, int, bytes]]:
+    """The same with the lines as they are, without their newlines."""
     for piece in pieces(read, end, max_held_bytes=MAX_RECORD_BYTES):
         offset = piece.offset
         for number, line in enumerate(piece.lines(), piece.first):
-            yield number, offset, _decode(line)
+            yield number, offset, line
             offset += len(line) + 1
 
 
-def _decode(line: bytes) -> Record | str:
+def decode_record(line: bytes) -> Record | str:
+    """The record that a line is; or what is wrong with it."""
     try:
         record = msgspec.json.decode(line, type=Record)
         record.mark()

@@ -1,0 +1,196 @@
+"""What a repair keeps of a rejected file: each record that holds, and no line is forgotten."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+from damage_helpers import FOLDER, Contents, contents, files_with
+from repair_helpers import repaired
+from storage_helpers import CrashFiles, input_line, input_of, settings_for
+
+from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.files import Disk
+from trioline.storage.job import Job
+from trioline.storage.rejected import encode_record
+from trioline.storage.repair.plan import Plan
+from trioline.storage.repair.records import LOST
+from trioline.storage.verify.verification import find_subject, verify
+
+LINES = 300
+REJECTED = range(0, LINES, 3)
+NULL = 100
+"""A line whose result is what the placeholder is."""
+SETTINGS = settings_for(FOLDER)
+OUT, REJECTS = SETTINGS.output, SETTINGS.rejected
+
+
+def entry(line: int, *, null: int | None = None) -> Entry:
+    if line in REJECTED:
+        content = input_line(line)
+        return Rejection(line, encode_record(line, content, attempts=1, losses=0, errors=["no"]))
+    return Results(line, 1, b"null\n" if line == null else b"%d\n" % line)
+
+
+@functools.cache
+def job_of(*, done: int = LINES, null: int | None = None) -> Contents:
+    """A job of 300 lines, a third of them rejected: finished, or killed in its course."""
+    files = CrashFiles()
+    files.put(SETTINGS.input, input_of(LINES))
+    job = Job.open(SETTINGS, files)
+    for first in range(0, done, 50):
+        job.commit([entry(line, null=null) for line in range(first, first + 50)])
+        job.sync(job.source.offset_of(job.written_count))
+    if done == LINES:
+        job.finish(job.source.offset_of(LINES))
+    files.kill()
+    return contents(files)
+
+
+def without(data: Contents, name: str) -> Contents:
+    return {path: content for path, content in data.items() if path.name != name}
+
+
+def with_record(data: Contents, number: int, old: bytes, new: bytes) -> Contents:
+    """One record edited."""
+    records = data[REJECTS].splitlines(keepends=True)
+    assert old in records[number]
+    records[number] = records[number].replace(old, new)
+    return {**data, REJECTS: b"".join(records)}
+
+
+def records(files: CrashFiles) -> dict[int, list[str]]:
+    """What the rejected file says of each line: its errors."""
+    found = [json.loads(line) for line in files.get(REJECTS).splitlines()]
+    return {record["id"]: record["errors"] for record in found}
+
+
+def redo(files: CrashFiles) -> None:
+    """Do what is left of a job."""
+    job = Job.open(SETTINGS, files)
+    held = {line for part in job.ahead() for line in part}
+    if missing := set(range(job.written_count, LINES)) - held:
+        job.commit([entry(line) for line in sorted(missing)])
+    if not job.is_finished:
+        job.finish(job.source.offset_of(LINES))
+    job.close()
+
+
+def check_proved(files: CrashFiles) -> None:
+    report = verify(find_subject(Disk(files), SETTINGS), lambda _: (), files=files)
+    assert report.holds, report.findings
+
+
+def said(plan: Plan) -> str:
+    return " ".join([*plan.found, *plan.steps])
+
+
+BROKEN = [
+    (b"{", b"x"),
+    (b'"line"', b'"lime"'),
+    (b"line 3", b"line 4"),
+    (b'"id":3', b'"id":4'),
+    (b'"id":3', b'"id":0'),
+    (b"line 3", b"line \xff"),
+]
+
+
+@pytest.mark.parametrize("is_checkpoint_lost", [True, False])
+@pytest.mark.parametrize(("old", "new"), BROKEN)
+def test_only_the_record_that_does_not_hold_is_made_anew(
+    old: bytes, new: bytes, is_checkpoint_lost: bool
+) -> None:
+    data = with_record(job_of(), 1, old, new)
+    if is_checkpoint_lost:
+        data = without(data, "checkpoint")
+    files, plan = repaired(data)
+    assert "99 records that hold" in said(plan)
+    assert "lost for 1 placeholders" in said(plan)
+    redo(files)
+    assert records(files) == {line: ["no"] if line != 3 else [LOST] for line in REJECTED}
+    check_proved(files)
+
+
+@pytest.mark.parametrize("is_checkpoint_lost", [True, False])
+def test_the_last_record_is_held_against_its_line_like_any_other(is_checkpoint_lost: bool) -> None:
+    data = with_record(job_of(), 99, b'"line"', b'"lime"')
+    files, _ = repaired(without(data, "checkpoint") if is_checkpoint_lost else data)
+    redo(files)
+    assert records(files) == {line: ["no"] if line != 297 else [LOST] for line in REJECTED}
+    check_proved(files)
+
+
+def test_a_rejected_line_behind_damage_is_not_forgotten() -> None:
+    """It goes to the journal; so does its record, or one that says that it was lost."""
+    data = without(with_record(job_of(), 80, b'"line"', b'"lime"'), "checkpoint")
+    output = data[OUT].replace(b"\n100\n", b"\n101\n")
+    files, plan = repaired({**data, OUT: output})
+    assert plan.base.lines == 64
+    assert "lost for 1 placeholders" in said(plan)
+    redo(files)
+    assert records(files) == {line: ["no"] if line != 240 else [LOST] for line in REJECTED}
+    check_proved(files)
+
+
+@pytest.mark.parametrize("done", [LINES, 150])
+def test_an_edited_record_that_still_holds_is_said(done: int) -> None:
+    data = with_record(job_of(done=done), 1, b'"no"', b'"ok"')
+    files = files_with(data)
+    assert not verify(find_subject(Disk(files), SETTINGS), lambda _: (), files=files).holds
+    files, plan = repaired(data)
+    assert "is not proved" in said(plan)
+    assert "lost" not in said(plan)
+    redo(files)
+    assert list(records(files)) == list(REJECTED)
+    check_proved(files)
+
+
+def test_an_edit_is_said_where_something_else_is_damaged() -> None:
+    data = with_record(job_of(), 1, b'"id":3', b'"id":4')
+    output = data[OUT].replace(b"\n100\n", b"\n101\n")
+    files, plan = repaired({**data, OUT: output})
+    assert f"{REJECTS} is not what the job wrote" in said(plan)
+    redo(files)
+    assert records(files) == {line: ["no"] if line != 3 else [LOST] for line in REJECTED}
+    check_proved(files)
+
+
+def test_a_result_like_the_placeholder_gets_no_record() -> None:
+    """As many records hold as there were, so that it is none of the rejected lines."""
+    data = job_of(null=NULL)
+    files, plan = repaired({**data, REJECTS: b"\n" + data[REJECTS]})
+    assert "lost" not in said(plan)
+    redo(files)
+    assert list(records(files)) == list(REJECTED)
+    damaged_too = {
+        **data,
+        REJECTS: data[REJECTS] + b"\n",
+        OUT: data[OUT].replace(b"\n1\n", b"\n0\n", 1),
+    }
+    files, plan = repaired(damaged_too)
+    assert "lost" not in said(plan)
+
+
+def test_how_many_of_the_placeholders_were_rejected_lines_is_said() -> None:
+    data = with_record(job_of(null=NULL), 1, b'"line"', b'"lime"')
+    _, plan = repaired(data)
+    assert "2 placeholders without one, of which 1 were rejected lines" in said(plan)
+    _, plan = repaired(without(data, "checkpoint"))
+    assert "2 placeholders without one, though these may be results like any other" in said(plan)
+
+
+def test_a_result_that_the_journal_knows_gets_no_record() -> None:
+    data = job_of(done=150, null=NULL)
+    files, plan = repaired(without(data, "checkpoint"))
+    assert "lost" not in said(plan)
+    redo(files)
+    assert list(records(files)) == list(REJECTED)
+
+
+def test_lines_that_are_rejected_in_part_keep_all_records_without_a_checkpoint() -> None:
+    data = without(job_of(done=150), "checkpoint")
+    files, plan = repaired(with_record(data, 20, b'"line"', b'"lime"'))
+    redo(files)
+    assert list(records(files)) == list(REJECTED)
+    assert plan.counts.redone == 0
