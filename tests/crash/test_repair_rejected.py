@@ -7,14 +7,14 @@ import json
 
 import pytest
 from damage_helpers import FOLDER, Contents, contents, files_with
-from repair_helpers import repaired
+from repair_helpers import JOB, repaired
 from storage_helpers import CrashFiles, input_line, input_of, settings_for
 
 from trioline.storage.entries import Entry, Rejection, Results
 from trioline.storage.files import Disk
 from trioline.storage.job import Job
 from trioline.storage.rejected import encode_record
-from trioline.storage.repair.plan import Plan
+from trioline.storage.repair.plan import Plan, examine
 from trioline.storage.repair.records import LOST
 from trioline.storage.verify.verification import find_subject, verify
 
@@ -194,3 +194,18 @@ def test_lines_that_are_rejected_in_part_keep_all_records_without_a_checkpoint()
     redo(files)
     assert list(records(files)) == list(REJECTED)
     assert plan.counts.redone == 0
+
+
+def test_a_rejected_file_of_no_record_may_be_missing() -> None:
+    files = CrashFiles()
+    files.put(SETTINGS.input, input_of(LINES))
+    job = Job.open(SETTINGS, files)
+    job.commit([Results(0, LINES, b"1\n" * LINES)])
+    job.finish(job.source.offset_of(LINES))
+    files.kill()
+    files = files_with(without(contents(files), "out.rejected"))
+    check_proved(files)
+    assert not examine(Disk(files), JOB).is_needed
+    redo(files)
+    assert files.get(REJECTS) == b""
+    check_proved(files)

@@ -181,6 +181,10 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
     with contextlib.ExitStack() as opened:
         output = _open_growing(disk, settings.output, last.output_bytes, settings.output)
         opened.callback(output.close)
+        if not last.rejected_bytes and disk.stat(settings.rejected) is None:
+            # Nothing was lost with it: the journal has each record that it may have had besides.
+            disk.write_whole(settings.rejected, b"")
+            disk.sync_folder(settings.rejected.parent)
         rejected = _open_growing(disk, settings.rejected, last.rejected_bytes, settings.output)
         opened.callback(rejected.close)
         for file in (output, rejected):
