@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+from itertools import count
 
+import attrs
 import pytest
-from damage_helpers import FOLDER, Contents, contents, files_with
-from repair_helpers import JOB, repaired
-from storage_helpers import CrashFiles, input_line, input_of, settings_for
+from damage_helpers import FOLDER, STATE, Contents, contents, files_with
+from repair_helpers import JOB, mend_all, repaired
+from storage_helpers import Crash, CrashFiles, input_line, input_of, settings_for
 
 from trioline.storage.entries import Entry, Rejection, Results
 from trioline.storage.files import Disk
@@ -209,3 +211,28 @@ def test_a_rejected_file_of_no_record_may_be_missing() -> None:
     redo(files)
     assert files.get(REJECTS) == b""
     check_proved(files)
+
+
+def test_what_a_crashed_repair_leaves_goes_with_the_job() -> None:
+    fresh = attrs.evolve(SETTINGS, fresh=True)
+    data = with_record(job_of(done=150), 1, b'"line"', b'"lime"')
+    segment = next(path for path in data if path.name.startswith("journal"))
+    data[segment] = data[segment][:-9] + b"x" + data[segment][-8:]
+    data[STATE / "owner.c0ffee"] = b"{}"
+    clean = files_with({SETTINGS.input: input_of(LINES)})
+    Job.open(fresh, clean).close()
+    kills = 0
+    for call in count(1):
+        files = files_with(data)
+        files.crash_at = files.call_count + call
+        try:
+            mend_all(files)
+        except Crash:
+            files.kill()
+        else:
+            break
+        Job.open(fresh, files).close()
+        left = {path for path in files.paths() if not path.parent.name.startswith("damaged")}
+        assert left == set(clean.paths())
+        kills += 1
+    assert kills > 50

@@ -10,6 +10,8 @@ import os
 import uuid
 from pathlib import Path
 
+import attrs
+
 from trioline._version import __version__
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
@@ -174,16 +176,26 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
 
 def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
     """Delete what ``run`` claims, itself last: a crash in between leaves a job to discard again."""
-    clear(disk, RetryFiles(settings))
-    disk.unlink(settings.output)
-    disk.unlink(run.rejected_path(settings.output))
+    old = attrs.evolve(settings, rejected=run.rejected_path(settings.output))
+    clear(disk, RetryFiles(old))
+    disk.unlink(old.output)
+    disk.unlink(old.rejected)
+    for draft, _ in RetryFiles(old).replacements():
+        disk.unlink(draft)
     for name in disk.names(settings.state):
-        if is_segment(name) or name in (CHECKPOINT_NAME, CHECKSUMS_NAME):
+        if _is_claimed(name):
             disk.unlink(settings.state / name)
     sync_folders(disk, settings)
     disk.sync_folder(run.rejected_path(settings.output).parent)
     disk.unlink(settings.state / RUN_NAME)
     disk.sync_folder(settings.state)
+
+
+def _is_claimed(name: str) -> bool:
+    """Whether a file of the state goes with its job; what was killed left parts of some."""
+    name = name.removesuffix(".new")
+    is_owner = name.startswith("owner.")  # put aside, and so nobody's any more
+    return is_segment(name) or is_owner or name in (CHECKPOINT_NAME, CHECKSUMS_NAME)
 
 
 def sync_folders(disk: Disk, settings: JobSettings) -> None:
