@@ -130,8 +130,8 @@ class CrashFiles:
 
     def open(self, path: Path, flags: int) -> int:
         folder, name = self._find(path)
-        inode = folder.names.get(name)
-        self._call("create" if inode is None else "open", path)
+        self._call("open" if name in folder.names else "create", path)
+        inode = folder.names.get(name)  # as it is now: another server may have been quicker
         if inode is None:
             if not flags & os.O_CREAT:
                 raise _error(errno.ENOENT, path)

@@ -186,15 +186,16 @@ def test_a_server_without_its_lock_ends_and_no_other_comes_before(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fsync", ["always", "interval"])
-def test_two_servers_where_lock_and_output_were_replaced(tmp_path: Path, fsync: str) -> None:
+def test_two_servers_where_all_that_is_held_was_replaced(tmp_path: Path, fsync: str) -> None:
     """All is done to let a second one in: what it acknowledged stays, and the first one ends."""
     (tmp_path / "in").write_bytes(numbers(6))
     command = ("in", "out", "--quiet", "--fsync", fsync)
     with serving(*command, cwd=tmp_path) as first, Plain(first.port) as stale:
         stale.get_lines(6)
         assert stale.done_lines(0, [b"10"])["ok"]
-        shutil.copyfile(tmp_path / "out", tmp_path / "copy")
-        (tmp_path / "copy").replace(tmp_path / "out")
+        for name in ("out", "out.rejected"):
+            shutil.copyfile(tmp_path / name, tmp_path / "copy")
+            (tmp_path / "copy").replace(tmp_path / name)
         (tmp_path / "out.trioline" / "lock").unlink()
         with serving(*command, cwd=tmp_path) as second, Plain(second.port) as plain:
             plain.get_lines(6)

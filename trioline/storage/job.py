@@ -108,16 +108,16 @@ class Job:
         with contextlib.ExitStack() as opened:
             lock = Lock(disk, settings.state / LOCK_NAME)
             opened.callback(lock.close)
-            lock.hold(settings.output)
+            lock.hold(settings.output, settings.rejected)
             found = read_run(disk, settings.state)
             if found is not None and settings.fresh:
                 check_discard(disk, settings, found)
+                lock.hold(settings.output, found.rejected_path(settings.output))
                 discard(disk, settings, found)
                 found = None
             if found is None:
                 check_unclaimed(disk, settings)
-                run = create(disk, settings, input_bytes)
-                lock.hold(settings.output)
+                run = create(disk, settings, input_bytes, lock)
             else:
                 check_match(disk, found, settings, input_bytes)
                 check_no_swap(disk, settings)

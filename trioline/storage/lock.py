@@ -98,10 +98,10 @@ class Lock:
         self.warning: str | None = None
         """What the user should know of this lock."""
         self.is_holding = False
-        """Whether the system keeps every other server from the file given to ``hold``."""
+        """Whether the system keeps every other server from all files given to ``hold``."""
         self._disk = disk
         self._owner: File | None = None
-        self._held: File | None = None
+        self._held: dict[Path, File] = {}
         self._file = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
             self._take(path)
@@ -172,26 +172,44 @@ class Lock:
             raise
         return file
 
-    def hold(self, path: Path) -> None:
-        """Keep other servers from a file, whatever its name and even if ours is removed.
+    def hold(self, *paths: Path) -> None:
+        """Keep other servers from files, whatever their names and even if ours is removed.
 
-        One that is not there, or on a file system without locks, is not held. What was held before
-        is let go.
+        One that is not there, or on a file system without locks, is not held. What is held already
+        stays so, where it is in its place.
 
         Raises:
-            JobLocked: Another process holds it.
+            JobLocked: Another process holds one.
         """
-        self._let_go()
+        held = [self._hold(path) for path in paths]
+        self.is_holding = all(held)
+
+    def _hold(self, path: Path) -> bool:
+        held = self._held.get(path)
+        if held is not None and held.is_in_place():
+            return True
+        if held is not None:
+            del self._held[path]
+            held.close()
         if self._disk.stat(path) is None:
-            return
-        self._held = self._disk.open(path, os.O_RDWR)
+            return False
+        file = self._disk.open(path, os.O_RDWR)
         try:
-            self.is_holding = _lock(self._held)
+            is_held = _lock(file)
         except BlockingIOError as error:
+            file.close()
             raise JobLocked(
-                f"another server is at work on {path}, perhaps by another of its names: stop it"
-                " first."
+                f"another server is at work on {path}, perhaps by another of its names or for"
+                " another job: stop it first, or name another file."
             ) from error
+        except BaseException:
+            file.close()
+            raise
+        if is_held:
+            self._held[path] = file
+        else:
+            file.close()
+        return is_held
 
     def check(self) -> None:
         """See that no other server can have taken over.
@@ -223,13 +241,10 @@ class Lock:
                     self._disk.unlink(owner.path)
                 owner.close()
         finally:
-            self._let_go()
+            held, self._held, self.is_holding = self._held, {}, False
+            for file in held.values():
+                file.close()
             self._file.close()
-
-    def _let_go(self) -> None:
-        held, self._held, self.is_holding = self._held, None, False
-        if held is not None:
-            held.close()
 
 
 def _lock(file: File) -> bool:

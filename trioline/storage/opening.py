@@ -19,6 +19,7 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
+from trioline.storage.lock import Lock
 from trioline.storage.retry_files import RetryFiles, clear
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
 from trioline.storage.segment import is_segment
@@ -143,10 +144,14 @@ def check_discard(disk: Disk, settings: JobSettings, run: Run) -> None:
         )
 
 
-def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
+def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> Run:
     """Make a job: everything is on the disk before ``run.json`` says that there is one.
 
     A crash before that leaves empty files, which the next start takes over.
+
+    Raises:
+        JobLocked: Another server, perhaps of another job, has one of the files.
+        UsageError: One of them is not empty any more.
     """
     run = make_run(
         disk,
@@ -156,8 +161,12 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         version=__version__,
     )
-    for path in (settings.output, settings.rejected, settings.state / CHECKSUMS_NAME):
-        disk.write_whole(path, b"")
+    files = settings.output, settings.rejected
+    for path in files:
+        _make(disk, path)
+    lock.hold(*files)
+    check_unclaimed(disk, settings)  # what was filled before it was held is another job's
+    disk.write_whole(settings.state / CHECKSUMS_NAME, b"")
     first = Checkpoint(
         run_id=run.id_bytes,
         epoch=0,
@@ -172,6 +181,12 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int) -> Run:
     sync_folders(disk, settings)
     write_run(disk, settings.state, run)
     return run
+
+
+def _make(disk: Disk, path: Path) -> None:
+    """Make an empty file, unless it is there: what is in it may be another job's."""
+    with disk.open(path, os.O_RDWR | os.O_CREAT) as file:
+        file.sync()
 
 
 def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
