@@ -6,6 +6,7 @@ nothing more and leaves the other's lines alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import shutil
@@ -17,7 +18,7 @@ from processes import Plain, numbers, serving
 from storage_helpers import CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
-from trioline.errors import JobLocked, StorageError
+from trioline.errors import JobLocked, StorageError, UsageError
 from trioline.storage import Entry, Job, Rejection, Results
 
 FOLDER = Path("/d")
@@ -127,6 +128,54 @@ def test_a_lock_removed_at_any_system_call_lets_nobody_in(fsync: Fsync) -> None:
         again = Job.open(settings, files)
         assert again.written_count in (len(acknowledged), len(acknowledged) + 1)
         again.close()
+
+
+def test_a_lock_removed_while_a_job_is_made_leaves_one_job() -> None:
+    """A second server comes at any system call of the first one's beginning, and goes to work."""
+    settings = settings_for(FOLDER)
+    came = 0
+    for at in range(1, 200):
+        files = CrashFiles()
+        files.put(settings.input, input_of(LINES))
+        second = Second(files, settings, at)
+        files.fail = second
+        try:
+            first = Job.open(settings, files)
+        except (StorageError, JobLocked, UsageError):
+            pass
+        else:
+            assert second.job is None
+            first.close()
+        if second.job is not None:
+            came += 1
+            second.job.commit([entry(1, "second")])
+            second.job.sync(offset(second.job))
+            files.kill()
+            again = Job.open(settings, files)
+            assert again.written_count == 2
+            assert files.get(settings.output) == expected(0, "second") + expected(1, "second")
+            again.close()
+        if second.count < at:
+            break
+    assert came > 20
+
+
+class Second:
+    """Removes the lock at the nth system call, and starts a second server."""
+
+    def __init__(self, files: CrashFiles, settings: JobSettings, at: int) -> None:
+        self.files, self.settings, self.at = files, settings, at
+        self.count = 0
+        self.job: Job | None = None
+
+    def __call__(self, _call: str, _path: Path, _count: int) -> None:
+        self.count += 1
+        if self.count == self.at:
+            if self.files.has(self.settings.state / "lock"):
+                self.files.unlink(self.settings.state / "lock")
+            with contextlib.suppress(JobLocked):
+                self.job = Job.open(self.settings, self.files)
+                self.job.commit([entry(0, "second")])
 
 
 def work_in_order(job: Job, acknowledged: list[int]) -> None:

@@ -116,11 +116,17 @@ class CheckpointFile:
         self._path = path
 
     @classmethod
-    def create(cls, disk: Disk, path: Path, first: Checkpoint) -> CheckpointFile:
-        """Make the file with its whole length and ``first`` in it, and sync it."""
+    def create(
+        cls, disk: Disk, path: Path, first: Checkpoint, *, flags: int = os.O_TRUNC
+    ) -> CheckpointFile:
+        """Make the file with its whole length and ``first`` in it, and sync it.
+
+        Args:
+            flags: As for ``Disk.write_whole``.
+        """
         slots = [bytes(SLOT_SPACING_BYTES), bytes(SLOT_SPACING_BYTES)]
         slots[first.sequence & 1] = first.pack().ljust(SLOT_SPACING_BYTES, b"\0")
-        disk.write_whole(path, b"".join(slots))
+        disk.write_whole(path, b"".join(slots), flags=flags)
         return cls(disk, path)
 
     def slots(self) -> list[Checkpoint | None]:

@@ -271,12 +271,15 @@ class Disk:
         with self.open(path, os.O_RDONLY) as file:
             return file.read(max_bytes, 0)
 
-    def write_whole(self, path: Path, data: bytes) -> None:
+    def write_whole(self, path: Path, data: bytes, *, flags: int = os.O_TRUNC) -> None:
         """Make or replace a small file, and return when its content is on the disk.
 
         Its name is not, before ``sync_folder``.
+
+        Args:
+            flags: ``os.O_EXCL``: it is never replaced.
         """
-        with self.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+        with self.open(path, os.O_WRONLY | os.O_CREAT | flags) as file:
             file.write(data, 0)
             file.sync()
 

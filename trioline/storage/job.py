@@ -122,6 +122,9 @@ class Job:
                 check_match(disk, found, settings, input_bytes)
                 check_no_swap(disk, settings)
                 run = found
+            # Once more: what is there now may not have been when the lock was taken.
+            lock.hold(settings.output, settings.rejected)
+            lock.check()
             state = recover(disk, settings, run, segment_bytes, given=given)
             opened.pop_all()
         return cls(settings, run, state, lock, is_resumed=found is not None)

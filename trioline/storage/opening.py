@@ -19,6 +19,7 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
+from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
 from trioline.storage.retry_files import RetryFiles, clear
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
@@ -151,6 +152,7 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
 
     Raises:
         JobLocked: Another server, perhaps of another job, has one of the files.
+        StorageError: The lock is lost, so that another server may be making the job.
         UsageError: One of them is not empty any more.
     """
     run = make_run(
@@ -163,9 +165,11 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
     )
     files = settings.output, settings.rejected
     for path in files:
+        lock.check()
         _make(disk, path)
     lock.hold(*files)
     check_unclaimed(disk, settings)  # what was filled before it was held is another job's
+    lock.check()
     disk.write_whole(settings.state / CHECKSUMS_NAME, b"")
     first = Checkpoint(
         run_id=run.id_bytes,
@@ -177,10 +181,23 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         rejected_count=0,
         input_offset=0,
     )
-    CheckpointFile.create(disk, settings.state / CHECKPOINT_NAME, first).close()
+    _write_first(disk, settings, first, lock)
     sync_folders(disk, settings)
-    write_run(disk, settings.state, run)
+    write_run(disk, settings.state, run, lock.check)
     return run
+
+
+def _write_first(disk: Disk, settings: JobSettings, first: Checkpoint, lock: Lock) -> None:
+    path = settings.state / CHECKPOINT_NAME
+    lock.check()
+    disk.unlink(path)  # of a start that was cut off
+    lock.check()
+    try:
+        CheckpointFile.create(disk, path, first, flags=os.O_EXCL).close()
+    except StorageError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise taken_over(settings.state) from error
+        raise
 
 
 def _make(disk: Disk, path: Path) -> None:

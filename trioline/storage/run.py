@@ -10,6 +10,7 @@ import hashlib
 import os
 import shlex
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -104,11 +105,17 @@ def read_run(disk: Disk, folder: Path) -> Run | None:
     return run
 
 
-def write_run(disk: Disk, folder: Path, run: Run) -> None:
-    """Write ``run.json`` whole or not at all, and return when it is on the disk."""
+def write_run(disk: Disk, folder: Path, run: Run, check: Callable[[], None] = lambda: None) -> None:
+    """Write ``run.json`` whole or not at all, and return when it is on the disk.
+
+    Args:
+        check: Called before each step that changes something.
+    """
     run = attrs.evolve(run, crc=_crc(run))
     new = folder / (RUN_NAME + ".new")
+    check()
     disk.write_whole(new, msgspec.json.format(msgspec.json.encode(run)) + b"\n")
+    check()
     disk.rename(new, folder / RUN_NAME)
     disk.sync_folder(folder)
 
