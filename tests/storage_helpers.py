@@ -32,6 +32,8 @@ class _Inode:
     synced: bytes = b""
     pending: list[tuple[int, bytes | None]] = attrs.Factory(list)
     """Writes (offset, bytes) and cuts (length, None) since the last sync, in order."""
+    mtime_ns: int = 0
+    """Counts the changes."""
 
 
 @attrs.define(eq=False)
@@ -165,6 +167,7 @@ class CrashFiles:
         self._call("pwrite", path)
         data = bytes(data)
         _write(inode.data, offset, data)
+        inode.mtime_ns += 1
         inode.pending.append((offset, data))
         self._called()
         return len(data)
@@ -191,7 +194,7 @@ class CrashFiles:
     def fstat(self, fd: int) -> Stat:
         path, inode = self._open[fd]
         self._fail("fstat", path)
-        return Stat(size=len(inode.data), device=1, inode=inode.number)
+        return _stat_of(inode)
 
     def stat(self, path: Path) -> Stat:
         self._fail("stat", path)
@@ -202,7 +205,7 @@ class CrashFiles:
         inode = folder.names.get(name)
         if inode is None:
             raise _error(errno.ENOENT, path)
-        return Stat(size=len(inode.data), device=1, inode=inode.number)
+        return _stat_of(inode)
 
     def is_writable(self, path: Path) -> bool:
         self._fail("is_writable", path)
@@ -286,6 +289,7 @@ class CrashFiles:
     def _cut(self, inode: _Inode, length: int) -> None:
         if length != len(inode.data):
             _resize(inode.data, length)
+            inode.mtime_ns += 1
             inode.pending.append((length, None))
 
     def _call(self, name: str, path: Path) -> None:
@@ -304,6 +308,10 @@ class CrashFiles:
             code = self.fail(name, path, self.call_count)
             if code is not None:
                 raise _error(code, path)
+
+
+def _stat_of(inode: _Inode) -> Stat:
+    return Stat(size=len(inode.data), device=1, inode=inode.number, mtime_ns=inode.mtime_ns)
 
 
 def _error(code: int, path: Path) -> OSError:

@@ -114,6 +114,57 @@ def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path, name: 
     job.close()
 
 
+# --- the input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["edited in place", "cut", "extended", "replaced by a copy"])
+@pytest.mark.parametrize("is_stuck", [True, False])
+def test_an_input_edited_after_its_line_was_answered_is_found(
+    tmp_path: Path, change: str, *, is_stuck: bool
+) -> None:
+    """Before the durable point that sums it up, and also while line 0 keeps all from being so."""
+    settings = settings_for(tmp_path)
+    settings.input.write_bytes(numbers(LINES))
+    job = Job.open(settings)
+    job.commit([entry(line) for line in range(is_stuck, LINES - 1)])
+    offset = job.source.offset_of(job.written_count)
+    CHANGES[change](settings.input)
+    with pytest.raises(
+        StorageError, match=r"in (was changed or replaced|has changed) while"
+    ) as caught:
+        job.sync(offset)
+    assert caught.value.path == str(settings.input)
+    job.close()
+
+
+def test_an_input_touched_while_stopped_is_said(tmp_path: Path) -> None:
+    job, settings = opened(tmp_path, Fsync.ALWAYS)
+    job.close()
+    Job.open(settings).close()
+    os.utime(settings.input, ns=(1, 1))
+    again = Job.open(settings)
+    assert again.warning is not None
+    assert str(settings.input) in again.warning
+    assert "the 5 lines that were answered before may answer another text" in again.warning
+    again.sync(again.source.offset_of(DURABLE + 1))
+    again.close()
+    same = Job.open(settings)
+    assert same.warning is None
+    same.close()
+
+
+def test_an_input_touched_before_anything_is_answered_is_none_of_our_business(
+    tmp_path: Path,
+) -> None:
+    settings = settings_for(tmp_path)
+    settings.input.write_bytes(numbers(LINES))
+    Job.open(settings).close()
+    os.utime(settings.input, ns=(1, 1))
+    again = Job.open(settings)
+    assert again.warning is None
+    again.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["extended", "deleted"])
 def test_a_server_ends_with_74(tmp_path: Path, change: str) -> None:

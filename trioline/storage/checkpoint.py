@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQ")
+_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQq")
 _CRC = struct.Struct("<I")
 
 
@@ -74,6 +74,8 @@ class Checkpoint:
     assumed_first: int = 0
     assumed_end: int = 0
     """Lines that a repair took by their form alone are among these; none where both are equal."""
+    input_mtime_ns: int = 0
+    """When the input was written to, as it was then; 0: not known."""
 
     def pack(self) -> bytes:
         """Encode as one slot."""

@@ -82,16 +82,21 @@ class Checksums:
             DiskFull: The same call may be repeated.
             StorageError: Input or output are not what they were.
         """
+        input_file = self._opened_input()
         lines = new.line_count
         inputs = Tally(last.line_count, last.input_crc, last.input_sums_crc)
         outputs = Tally(last.line_count, last.output_crc, last.output_sums_crc)
         if lines > last.line_count or new.finished:
-            read_input = self._opened_input().read
-            run_through(inputs, read_input, last.input_offset, new.input_offset)
+            run_through(inputs, input_file.read, last.input_offset, new.input_offset)
             run_through(outputs, self._read_output, last.output_bytes, new.output_bytes)
             for tally, path in ((inputs, self._input_path), (outputs, self._output)):
                 if tally.line_count != lines:
                     raise _changed(path, last.line_count, tally.line_count, lines)
+        # After it was read: what was written to it since it was opened may be in the sums, or be
+        # what lines were handed out as that are ahead of their turn.
+        for found in (input_file.stat(), self._disk.stat(self._input_path)):
+            if found is not None and not found.is_unchanged(self._given):
+                raise _written_to(self._input_path)
         if new.finished and not last.finished:  # a full disk may have it come twice
             inputs.end_block()
             outputs.end_block()
@@ -109,6 +114,7 @@ class Checksums:
             ),
             assumed_first=last.assumed_first,
             assumed_end=last.assumed_end,
+            input_mtime_ns=self._given.mtime_ns,
         )
 
     def close(self) -> None:
@@ -127,7 +133,7 @@ class Checksums:
     def _opened_input(self) -> File:
         if self._input is None:
             self._input = self._disk.open(self._input_path, os.O_RDONLY)
-            if not self._input.stat().is_same(self._given):
+            if not self._input.stat().is_unchanged(self._given):
                 raise replaced(self._input_path)
         return self._input
 
@@ -137,6 +143,14 @@ def replaced(path: Path) -> StorageError:
     return StorageError(
         f"{path} was replaced or changed while the job began to read it. Put it back as it was,"
         " then start the same command again.",
+        path,
+    )
+
+
+def _written_to(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} was changed or replaced while the job ran, so that lines may be answered that are"
+        " no longer in it. Put it back as it was, then start the same command again.",
         path,
     )
 

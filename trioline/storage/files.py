@@ -40,10 +40,16 @@ class Stat:
     is_file: bool = True
     """A regular one: no folder, no pipe, no device."""
     is_folder: bool = False
+    mtime_ns: int = 0
+    """When it was written to."""
 
     def is_same(self, other: Stat) -> bool:
         """Whether both are one and the same file, whatever its names."""
         return (self.device, self.inode) == (other.device, other.inode)
+
+    def is_unchanged(self, other: Stat) -> bool:
+        """Whether it is one and the same file, and not written to between the two."""
+        return self.is_same(other) and (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
 class Files(Protocol):
@@ -189,6 +195,7 @@ def _stat_from(result: os.stat_result) -> Stat:
         inode=result.st_ino,
         is_file=stat.S_ISREG(result.st_mode),
         is_folder=stat.S_ISDIR(result.st_mode),
+        mtime_ns=result.st_mtime_ns,
     )
 
 

@@ -64,7 +64,7 @@ class Job:
         """The input, from line ``written_count`` on."""
         self.numbers: Numbers | None = None
         """Of the lines on the wire, where they are only some of a file's: set before serving."""
-        self.warning = lock.warning
+        self.warning = " ".join(filter(None, (lock.warning, state.warning))) or None
         """What the user should know, or None."""
         self._lock = lock
         self._checkpoints = state.checkpoints

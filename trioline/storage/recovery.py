@@ -43,6 +43,8 @@ class State:
     tried: TriedIndex
     checksums: Checksums
     source: Source
+    warning: str | None = None
+    """What the user should know of the input."""
 
 
 def recover(
@@ -64,6 +66,7 @@ def recover(
             state = _take_up_finished(state)
         else:
             _replay(state)
+            state = attrs.evolve(state, warning=_warning(state))
             state = _go_on(disk, settings, run, state, opened)
         opened.pop_all()
     return state
@@ -139,6 +142,20 @@ def _go_on(
     )
     state.checkpoints.write(last)
     return attrs.evolve(state, last=last, source=source)
+
+
+def _warning(state: State) -> str | None:
+    """Before the checkpoint of a new epoch: is the input as the last server saw it?"""
+    count = state.answers.written_count + len(state.ahead)
+    known = state.last.input_mtime_ns
+    if not count or known in (0, state.source.stat.mtime_ns):
+        return None
+    return (
+        f"{state.source.path} was written to, touched or copied since the last server opened it:"
+        f" the {count:,} lines that were answered before may answer another text, and of those"
+        " that were not safe in the output `trioline verify` cannot tell. If it is as it was, all"
+        " is well; if not, put it back, or begin anew with --fresh."
+    )
 
 
 def next_checkpoint(
@@ -217,7 +234,7 @@ def _open_source(
         offset=offset,
         max_line_bytes=settings.max_line_bytes,
     )
-    is_given = given is None or source.stat.is_same(given)
+    is_given = given is None or source.stat.is_unchanged(given)
     if source.size_bytes != run.input_bytes or not is_given:
         source.close()
         raise replaced(settings.input)

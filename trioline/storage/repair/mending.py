@@ -162,6 +162,7 @@ def _checkpoint(
         output_sums_crc=outputs.sums_crc,
         assumed_first=assumed.start,
         assumed_end=assumed.stop,
+        input_mtime_ns=plan.last.input_mtime_ns if plan.last is not None else 0,
     )
 
 
