@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +153,22 @@ def test_an_input_touched_while_stopped_is_said(tmp_path: Path) -> None:
     same = Job.open(settings)
     assert same.warning is None
     same.close()
+
+
+def test_nothing_is_vouched_for_where_the_inputs_end_is_another(tmp_path: Path) -> None:
+    job, settings = opened(tmp_path, Fsync.ALWAYS)
+    job.close()
+    write_at(settings.input, settings.input.stat().st_size - 2, b"X")
+    paths = str(settings.input), str(settings.output)
+    told = subprocess.run(
+        [sys.executable, "-m", "trioline", "verify", *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert "its ends differ" in told.stdout
+    assert "even so" not in told.stdout
 
 
 def test_an_input_touched_before_anything_is_answered_is_none_of_our_business(

@@ -76,7 +76,8 @@ def _tell(subject: Subject, report: Report) -> None:
     more = report.finding_count - len(report.findings)
     if more:
         click.echo(f"... and {more:,} more like these.")
-    if report.is_proved and not report.holds:
+    is_input_found = any(finding.path == str(subject.input) for finding in report.findings)
+    if report.is_proved and not report.holds and not is_input_found:
         click.echo(
             f"The {report.line_count:,} lines that the job has written to {subject.output} answer"
             f" those of {subject.input} even so: its checkpoint vouches for them."
