@@ -104,12 +104,12 @@ def serve(source: Path, folder: Path, *options: str | Path) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def plain_workers(
-    site: Site, batch: int, form: str = "lines", connections: int = 1, count: int = WORKERS
+    site: Site, batch: int, form: str = "lines", connections: int = 1
 ) -> Iterator[Sequence[Child]]:
-    """Start plain workers, each with so many connections."""
+    """Start two plain workers, each with so many connections."""
     command = (*script("plain_worker.py"), site.address, str(batch), form, str(connections))
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(started(*command, folder=site.folder)) for _ in range(count)]
+        yield [stack.enter_context(started(*command, folder=site.folder)) for _ in range(WORKERS)]
 
 
 def with_plain_workers(
@@ -185,7 +185,6 @@ def _wait_connected(site: Site) -> None:
         if time.monotonic() > give_up_at:
             raise Failed("the workers do not come")
         time.sleep(LOOK_SECONDS)
-    time.sleep(0.1)  # from their hello to their get
 
 
 def _until_written(site: Site, count: int) -> Sample:
