@@ -7,6 +7,7 @@ import select
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -39,7 +40,9 @@ def flat_table(place: Place, *, is_quick: bool) -> str:
     )
     for part in parts:
         try:
-            rows += part()
+            for row in part():
+                print(*row, sep=": ", file=sys.stderr)
+                rows.append(row)
         except Failed as failed:
             rows.append((str(failed), "-"))
     return f"{machine_text()}\n\n{markdown(rows)}\n"

@@ -4,7 +4,9 @@
 
 It speaks just enough of the protocol for ``plain_worker`` in lines form. No leases, no attempts,
 nothing checked, nothing to go on from: what is faster than this is not written in Python. With
-``sync`` all results of one round of the loop share one fdatasync before they are acknowledged.
+``sync`` all results of one round of the loop share one fdatasync before they are acknowledged, into
+a file that has its length and its blocks already: where a file grows, each sync also waits for the
+file system's own journal, several times as long.
 """
 
 from __future__ import annotations
@@ -158,13 +160,24 @@ def _has_acknowledgement(peer: Peer) -> bool:
     return bool(peer.replies) and peer.replies[0].startswith(b'{"ok":true,"accepted"')
 
 
+def fill(descriptor: int, size: int) -> None:
+    """Give a file its length and its blocks, safely, and go back to its begin."""
+    for start in range(0, size, RECEIVE_BYTES):
+        os.write(descriptor, bytes(min(RECEIVE_BYTES, size - start)))
+    os.fsync(descriptor)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
 def main(source: str, output: str, policy: str) -> None:
     """Do what the command line says; prints the address."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    is_synced = policy == "sync"
+    if is_synced:
+        fill(descriptor, Path(source).stat().st_size)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(f"127.0.0.1:{listener.getsockname()[1]}", flush=True)
     with Path(source).open("rb", buffering=RECEIVE_BYTES) as lines:
-        Floor(lines, descriptor, is_synced=policy == "sync").run(listener)
+        Floor(lines, descriptor, is_synced=is_synced).run(listener)
 
 
 if __name__ == "__main__":

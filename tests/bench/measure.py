@@ -108,9 +108,10 @@ class Child:
         """
         assert self._popen.stdout is not None
         give_up_at = time.monotonic() + DEADLINE_SECONDS
+        poll = select.poll()
+        poll.register(self._popen.stdout, select.POLLIN)
         while b"\n" not in self._unread:
-            left = max(give_up_at - time.monotonic(), 0)
-            ready, _, _ = select.select([self._popen.stdout], [], [], left)
+            ready = poll.poll(max(give_up_at - time.monotonic(), 0) * 1_000)
             data = os.read(self._popen.stdout.fileno(), 4096) if ready else b""
             if not data:
                 raise Failed(f"{self.name} {'ended' if ready else 'hangs'}: {self.last_words()}")
