@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Site:
             return ask(sock, stream.readline, **request)
 
 
-def ask(sock: socket.socket, readline: Any, **request: object) -> dict[str, Any]:  # noqa: ANN401
+def ask(sock: socket.socket, readline: Callable[[], bytes], **request: object) -> dict[str, Any]:
     """Send one request and read its reply.
 
     Raises:
