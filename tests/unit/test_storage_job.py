@@ -114,6 +114,16 @@ def test_a_resumed_job_is_where_it_was(tmp_path: Path, fsync: Fsync) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("fsync", Fsync)
+def test_restarts_before_any_durable_point_leave_no_segments_behind(fsync: Fsync) -> None:
+    files, settings = memory_job(fsync)
+    for line in range(15):
+        job = Job.open(settings, files)
+        job.commit([results(line, line + 1)])
+        files.kill()
+        assert len([path for path in files.paths() if path.name.startswith("journal")]) <= 2
+
+
 def test_a_finished_job_is_not_written_again(settings: JobSettings) -> None:
     job = Job.open(settings)
     job.commit([results(0, 20)])

@@ -141,6 +141,10 @@ def _go_on(
         last, answers, state.journal, state.checksums, offset, epoch=last.epoch + 1
     )
     state.checkpoints.write(last)
+    # Else a server that is killed before each durable point leaves one more segment each time.
+    if state.journal.has_below(last.line_count):
+        last = state.checkpoints.repeat(last)
+        state.journal.drop_below(last.line_count)
     return attrs.evolve(state, last=last, source=source)
 
 
