@@ -332,6 +332,36 @@ def test_a_worker_of_run_that_is_killed_is_started_again(folder: Path) -> None:
     assert (folder / "out").read_bytes() == numbers(10)
 
 
+def test_a_line_that_makes_its_function_exit_is_found_out(folder: Path) -> None:
+    (folder / "exits.py").write_text(
+        "import os\n\ndef answer(item):\n    return item.data if item.data != 3 else os._exit(9)\n"
+    )
+    finished = trioline(
+        *("run", "in", "out", "exits:answer", "-j", "1", "--grace", "0.1", "--max-losses", "1"),
+        cwd=folder,
+    )
+    assert finished.code == 3, finished.stderr
+    assert "worker-1 was ended by its function with code 9; starting it again." in finished.stderr
+    expected = [b"null" if n == 3 else b"%d" % n for n in range(10)]
+    assert (folder / "out").read_bytes().split() == expected
+
+
+def test_a_signal_is_heard_before_the_command_has_begun(folder: Path) -> None:
+    """What a script starts with ``&`` has SIGINT ignored; importing a model takes a while."""
+    (folder / "heavy.py").write_text(
+        "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n"
+    )
+    script = 'trap "" INT; exec "$@"'
+    command = ["sh", "-c", script, "sh", *PROGRAM, "run", "in", "out", "heavy:f", "-j", "1"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until((folder / "begun").exists, "the import to begin")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_SECONDS) == 4
+        finally:
+            process.kill()
+
+
 # --- on a terminal --------------------------------------------------------------------------------
 
 

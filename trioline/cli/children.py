@@ -24,6 +24,10 @@ END_SECONDS = 3.0
 """Beyond its drain, for a worker that was told to end, until it is killed."""
 
 
+OWN_CODES = frozenset({0, 1, 2, 3, 4, 5, 74})
+"""What a worker itself ends with; any other code is its function's doing."""
+
+
 def worker_command(address: str, arguments: Sequence[str], name: str) -> list[str]:
     """The command of one worker process."""
     return [
@@ -42,8 +46,9 @@ def worker_command(address: str, arguments: Sequence[str], name: str) -> list[st
 async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:
     """Run worker processes until all have ended.
 
-    A worker that was killed (out of memory, say) is started anew; one that ended by itself is not,
-    sent home or done. When one has seen the job's end, the others have a moment to see it, too.
+    A worker that was killed (out of memory, say), or that its function ended (``os._exit``), is
+    started anew; one that ended by itself is not, sent home or done. When one has seen the job's
+    end, the others have a moment to see it, too.
 
     Returns:
         0 where all ended well, else the first other exit code.
@@ -56,14 +61,12 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
     async def keep_running(command: Sequence[str], scope: trio.CancelScope) -> None:
         while EXIT_DONE not in codes:
             code = await _run(command, drain_seconds)
-            if code >= 0:
+            if code in OWN_CODES:
                 codes.append(code)
                 if code == EXIT_DONE:
                     scope.deadline = min(scope.deadline, trio.current_time() + LATE_SECONDS)
                 return
-            log.warning(
-                "%s was killed by %s; starting it again.", command[-1], signal.Signals(-code).name
-            )
+            log.warning("%s %s; starting it again.", command[-1], _how_it_ended(code))
             await trio.sleep(RESTART_SECONDS)
 
     async with trio.open_nursery() as nursery:
@@ -104,3 +107,9 @@ async def _run(command: Sequence[str], drain_seconds: float) -> int:
         command, check=False, deliver_cancel=end, start_new_session=True
     )
     return completed.returncode
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was ended by its function with code {code}"

@@ -80,7 +80,7 @@ def main() -> None:
     Where nothing better is done about SIGTERM it is what SIGINT is; and once the exit code is
     known, neither changes it any more.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -88,6 +88,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    # Not by SIGINT: what a script starts with & has that ignored.
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str]) -> int:
