@@ -222,6 +222,25 @@ async def test_a_stale_holder_changes_nothing_but_its_late_result_wins(
         assert (await present.done(0))["duplicate"] == 1
 
 
+async def test_what_the_dead_are_given_is_not_held_against_its_lines(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    """A client that was killed while its get waited looks like one that has half-closed."""
+    async with served(tmp_path, 1, max_losses=1, grace_seconds=1) as site:
+        holder = await site.connect()
+        await holder.get()
+        for name in ("one", "two", "three"):
+            dead = await site.connect(name)
+            await dead.send(op="get", wait=900)
+            await dead.stream.send_eof()
+        while (await holder.status())["connections"] < 4:  # noqa: ASYNC110 - as above
+            await trio.sleep(1)
+        await holder.ask(op="release")
+        assert await holder.get(wait=3_000) == [0]
+        await holder.done(0)
+    assert site.output() == ["0"]
+
+
 # --- caps ----------------------------------------------------------------------------------------
 
 

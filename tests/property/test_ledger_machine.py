@@ -297,7 +297,8 @@ class LedgerMachine(RuleBasedStateMachine):
         first, whole = (
             sorted(times)[math.ceil(SHARE * len(times)) - 1] for times in (self.firsts, self.wholes)
         )
-        usual = max(first, lease.count * whole)
+        mean = sum(self.wholes) / len(self.wholes)
+        usual = max(first, whole + (lease.count - 1) * mean)
         return self.now - lease.granted_at >= self.settings.hedge * usual
 
     def copyable(self, holder: int) -> tuple[int, list[int]] | None:

@@ -522,7 +522,9 @@ class Ledger:
         """
         for run in runs_of(lease.lines):
             self._leases.tell_lost(lease.holder, run)
-        if is_lost:
+        if is_lost and lease.is_blameless:
+            verdict = Verdict(lease.history, is_over=False)
+        elif is_lost:
             verdict = self.budgets.lost(lease.history, company, next(iter(lease.lines)))
         else:
             verdict = self.budgets.timed_out(lease.history, company, lease.timeout_seconds)

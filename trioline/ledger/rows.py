@@ -130,6 +130,8 @@ class Lease:
     """How long it holds from being given out, and from each renewal."""
     is_lost: bool = False
     """The holder's connection is gone; the lease waits a while for it to come back."""
+    is_blameless: bool = False
+    """Its holder had hung up before it got it: what becomes of it says nothing about its lines."""
     company: int = 1
     """How many lines the holder had when it was lost, or let the lease run out."""
     answered_count: int = 0

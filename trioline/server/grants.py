@@ -214,6 +214,7 @@ class Grants:
         if waiter.request.form is Form.LINES and self._job.numbers is not None:
             lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
+        lease.is_blameless = waiter.peer.has_hung_up
         self._limits.lent(waiter.peer, len(lines))
         self._breaker.gave(now, offer.first)
         self._notice(now + lease.timeout_seconds)

@@ -33,6 +33,8 @@ class Peer:
     """When it will be killed, as it said in hello, on this process's clock."""
     is_draining: bool = False
     """It was told to finish what it holds and go."""
+    has_hung_up: bool = False
+    """It will say nothing more, though it may still read: or it is dead."""
     is_leaving: bool = False
     """It said bye: the connection ends after what is owed."""
     done_count: int = 0
@@ -134,6 +136,7 @@ class Peers:
 
         It cannot hand in what it holds, so its leases are as good as dropped: it may be dead.
         """
+        peer.has_hung_up = True
         if not peer.detach:
             self._ledger.lose(now, peer.holder, self.grace_seconds(peer))
 
