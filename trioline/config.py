@@ -281,12 +281,12 @@ def _strict_str(value: Any, kind: type[str]) -> str:  # noqa: ANN401 - untyped b
 
 @converter.register_structure_hook
 def _parse_halt(value: Any, _type: Halt | None) -> Halt | None:  # noqa: ANN401 - untyped by nature
-    return Halt.parse(_strict_str(value, str))
+    if not isinstance(value, str):
+        raise UsageError(f"{value!r} is not a text.")
+    return Halt.parse(value)
 
 
-@converter.register_unstructure_hook
-def _show_halt(halt: Halt) -> str:
-    return str(halt)
+converter.register_unstructure_hook(Halt, str)
 
 
 @converter.register_structure_hook

@@ -16,7 +16,7 @@ _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNOR
 _UNITS = (86_400, 3_600, 60, 1)
 
 
-class Deadline(click.ParamType[float]):
+class Deadline(click.ParamType):  # type: ignore[type-arg]  # generic in later versions only
     """An instant: Unix time, ISO 8601, or a duration from now; ``none`` for none at all."""
 
     name = "when"
