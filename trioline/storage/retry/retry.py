@@ -77,7 +77,7 @@ class Retry:
         with contextlib.ExitStack() as opened:
             lock = Lock(disk, settings.state / LOCK_NAME)
             opened.callback(lock.close)
-            lock.hold(settings.output)
+            lock.hold(settings.output, run.rejected_path(settings.output))
             check_match(disk, run, settings, input_bytes)
             last = finish_swap(disk, RetryFiles(settings)) or _read_last(disk, settings, run)
             if not last.finished:
