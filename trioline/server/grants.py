@@ -158,7 +158,9 @@ class Grants:
         else:
             return
         # Mostly there is nothing for anybody. But lines on probation are not for everybody.
-        if self._ledger.offer(trio.current_time(), 1) is not None:
+        now = trio.current_time()
+        is_closed = self.is_stopped or self._writer.is_disk_full or self._breaker.reason is not None
+        if not is_closed and self._ledger.offer(now, 1) is not None:
             for waiter in (*self._waiters.items(), *self._parted.items()):
                 reply = self._reply(waiter, with_copies=False)
                 if reply is not None:
