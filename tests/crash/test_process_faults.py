@@ -109,7 +109,7 @@ def test_the_third_signal_ends_a_server_whose_disk_does_not_answer(
         serve.send(signal.SIGINT)
         serve.wait_said("once more ends it now")
         serve.send(signal.SIGINT)
-        time.sleep(0.5)
+        time.sleep(0.5)  # it must not end: so long it is watched
         assert serve.is_running, "it ended while a commit was under way"
         ended = serve.stop(signal.SIGINT)
         thread.join()

@@ -86,8 +86,10 @@ class Site:
         self._port = port
         self._streams = streams
 
-    async def connect(self, name: str | None = None, **hello: object) -> Peer:
-        stream = await trio.open_tcp_stream("127.0.0.1", self._port)
+    async def connect(
+        self, name: str | None = None, host: str = "127.0.0.1", **hello: object
+    ) -> Peer:
+        stream = await trio.open_tcp_stream("127.0.0.1", self._port, local_address=host)
         peer = Peer(await self._streams.enter_async_context(stream))
         if name is not None:
             assert (await peer.ask(op="hello", worker=name, **hello))["ok"]
@@ -533,6 +535,22 @@ async def test_a_worker_that_fails_far_more_than_the_others_is_set_aside(
         "Worker bad is set aside for 30 seconds",
         "Worker bad is set aside for 60 seconds",
     ]
+
+
+async def test_a_host_whose_workers_all_fail_is_set_aside_with_whoever_comes_from_it(
+    tmp_path: Path, clock: trio.testing.MockClock
+) -> None:
+    async with served(tmp_path, 500, halt=None) as site:
+        good = await site.connect("good")
+        await good.done(*await good.get(50))
+        for number in range(MIN_LINES):  # each too short a time to be known itself
+            bad = await site.connect(f"bad-{number}", host="127.0.0.2")
+            await bad.fail((await bad.get())[0], "no GPU", delay=3_600)
+        new = await site.connect("new", host="127.0.0.2")
+        reply = await new.ask(op="get", wait=900)
+        assert reply["status"] == "retry"
+        assert FIRST_ASIDE_SECONDS / 2 < reply["retry_in"] <= FIRST_ASIDE_SECONDS
+        assert len(await good.get(5)) == 5
 
 
 async def test_the_only_worker_is_never_set_aside(
