@@ -3,7 +3,7 @@
 ::
 
     outer nursery          writer, sweeper
-     └─ connections        two tasks each: one reads, one sends
+     └─ connections        a task each; another one while a reply waits for its peer to read on
          └─ listeners      accept
 
 Stopping walks it inside out: no more connections, no more leases, wait for what is being worked
@@ -211,14 +211,10 @@ class Server:
             trio.current_time(),
             is_welcome=self._settings.token is None,
         )
-        connection = Connection(
-            stream, peer, self._dispatch, self._writer, self._job.settings.max_line_bytes
-        )
-        self._connections.add(connection)
         try:
-            async with stream:
-                watch_for_silence(stream.socket)
-                await connection.run()
+            watch_for_silence(stream.socket)
+            async with stream, trio.open_nursery() as nursery:
+                await self._run(stream, nursery, peer)
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("%s: the connection broke", peer.label)
         except* StorageError:
@@ -226,8 +222,16 @@ class Server:
         except* Exception:
             log.exception("%s: a bug ended this connection", peer.label)
         finally:
-            self._connections.discard(connection)
             self._disconnect(peer)
+
+    async def _run(self, stream: trio.SocketStream, nursery: trio.Nursery, peer: Peer) -> None:
+        max_line_bytes = self._job.settings.max_line_bytes
+        connection = Connection(stream, nursery, peer, self._dispatch, self._writer, max_line_bytes)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
 
     def _disconnect(self, peer: Peer) -> None:
         now = trio.current_time()

@@ -11,13 +11,13 @@ from trioline.config import (
     MAX_HELLO_BYTES,
     MAX_HELLO_SECONDS,
     MAX_RESULTS,
-    RECEIVE_BYTES,
 )
 from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.server.dispatch import Dispatch
 from trioline.server.listeners import acknowledge_now
 from trioline.server.outbox import Outbox
 from trioline.server.peers import Peer
+from trioline.server.transport import Transport
 from trioline.server.writer import Writer
 from trioline.wire.codec import Ref, encode_refusal
 from trioline.wire.envelope import Envelope, open_envelope
@@ -38,6 +38,7 @@ class Connection:
 
     Args:
         stream: Its socket.
+        nursery: Its own: what a reply leaves to be sent later is sent there.
         peer: What it holds and is called.
         dispatch: Carries its requests out.
         writer: Gives the word for reading further.
@@ -47,6 +48,7 @@ class Connection:
     def __init__(
         self,
         stream: trio.SocketStream,
+        nursery: trio.Nursery,
         peer: Peer,
         dispatch: Dispatch,
         writer: Writer,
@@ -58,7 +60,8 @@ class Connection:
         self._writer = writer
         self._max_line_bytes = max_line_bytes
         self._framer = Framer(max_line_bytes if peer.is_welcome else MAX_HELLO_BYTES)
-        self._outbox = Outbox(stream)
+        self._transport = Transport(stream)
+        self._outbox = Outbox(self._transport, nursery)
         self._envelope: Envelope | None = None  # whose raw lines are not all here
         self._owes_hello = not peer.is_welcome
         self._hello_scope = trio.CancelScope()
@@ -67,16 +70,17 @@ class Connection:
         """Serve until the peer is gone, has said bye or has broken the protocol.
 
         Raises:
-            trio.BrokenResourceError: The connection broke (in an exception group).
+            trio.BrokenResourceError: The connection broke; the nursery may raise it as well.
 
         Cancellation: requests read so far are carried out, their replies may be lost.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._outbox.run)
+        try:
             is_in_step = await self._read()
+            await self._outbox.wait_empty()
+            if not is_in_step:
+                await self._say_goodbye()
+        finally:
             self._outbox.close()
-        if not is_in_step:
-            await self._say_goodbye()
 
     async def _read(self) -> bool:
         """Read and handle all there is; False where the rest of the stream means nothing."""
@@ -92,7 +96,7 @@ class Connection:
             if self._owes_hello:
                 self._hello_scope.deadline = trio.current_time() + MAX_HELLO_SECONDS
             while not self._peer.is_leaving:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
+                data = await self._transport.receive()
                 if not data:
                     self._dispatch.hang_up(self._peer)
                     return
@@ -102,16 +106,29 @@ class Connection:
                     acknowledge_now(self._stream.socket)
 
     async def _handle_all(self) -> None:
-        handled = 0
-        while not self._peer.is_leaving:
-            while not (self._outbox.has_room and self._writer.has_room):
+        while not self._peer.is_leaving and not self._handle_some():
+            # Others get their turn, and what stands in the way of the next request may go away.
+            await trio.lowlevel.checkpoint()
+            while not self._has_room:
                 await self._outbox.wait_room()
                 await self._writer.wait_room()
-            if not self._handle_next():
-                return
-            handled += 1
-            if handled % REQUESTS_BETWEEN_CHECKPOINTS == 0:
-                await trio.lowlevel.checkpoint()
+
+    def _handle_some(self) -> bool:
+        """Handle requests and send what can be answered at once; True where no more are here."""
+        self._outbox.hold()
+        try:
+            for _ in range(REQUESTS_BETWEEN_CHECKPOINTS):
+                if self._peer.is_leaving or not self._has_room:
+                    return False
+                if not self._handle_next():
+                    return True
+            return False
+        finally:
+            self._outbox.release()
+
+    @property
+    def _has_room(self) -> bool:
+        return self._outbox.has_room and self._writer.has_room
 
     def _handle_next(self) -> bool:
         """Handle one request; False where no whole one is here."""
@@ -167,5 +184,5 @@ class Connection:
         with trio.move_on_after(GOODBYE_SECONDS):
             await self._stream.send_eof()
             left = GOODBYE_BYTES
-            while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            while left > 0 and (data := await self._transport.receive()):
                 left -= len(data)

@@ -2,6 +2,9 @@
 
 A request gets a ``Slot`` when it is read. The slot may be filled at once or much later, when the
 commit that it waits for is done; those behind it wait, the work of those behind it does not.
+
+Whoever fills a slot sends what has become ready by that, in place. Only what the socket does not
+take at once is left to a task of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections import deque
 import trio
 
 from trioline.config import MAX_OUTBOX_BYTES, MAX_PIPELINED, MAX_SEND_SECONDS
+from trioline.server.transport import Transport
 
 SEND_BYTES = 256 * 1024
 """Sent at a time: a peer has its time for each piece, as slow is not the same as silent."""
@@ -19,39 +23,50 @@ SEND_BYTES = 256 * 1024
 class Slot:
     """The place of one reply. Filled once, by whoever carries the request out."""
 
-    __slots__ = ("_outbox", "data")
+    __slots__ = ("data", "outbox")
 
     def __init__(self, outbox: Outbox) -> None:
         self.data: bytes | None = None
-        self._outbox = outbox
+        self.outbox = outbox
 
     @property
     def is_filled(self) -> bool:
         """Whether the reply is there."""
         return self.data is not None
 
-    def fill(self, data: bytes) -> None:
-        """Give the reply. A second one changes nothing."""
+    def put(self, data: bytes) -> None:
+        """Give the reply, to be sent by the next ``flush``. A second one changes nothing."""
         if self.data is None:
             self.data = data
-            self._outbox.wake(self)
+            self.outbox.waiting_bytes += len(data)
+
+    def fill(self, data: bytes) -> None:
+        """Give the reply, and send it if it is its turn. A second one changes nothing."""
+        self.put(data)
+        self.outbox.flush()
 
 
 class Outbox:
     """The replies that one connection still owes.
 
     Args:
-        stream: Where they go; nothing else may send on it.
+        transport: Where they go; nothing else may send on it.
+        nursery: The connection's: where what is not taken at once is sent. There it raises
+            ``trio.BrokenResourceError`` when the peer is gone, or took nothing for too long.
+
+    Closing: ``close``, when the nursery ends; it is idempotent.
     """
 
-    def __init__(self, stream: trio.abc.SendStream) -> None:
-        self._stream = stream
+    def __init__(self, transport: Transport, nursery: trio.Nursery) -> None:
+        self._transport = transport
+        self._nursery = nursery
         self._slots: deque[Slot] = deque()
-        self._bytes = 0
+        self._is_held = False
+        self._is_sending = False
         self._is_closed = False
-        self._is_over = False
-        self._sender = trio.lowlevel.ParkingLot()
-        self._room = trio.lowlevel.ParkingLot()
+        self._progress = trio.lowlevel.ParkingLot()
+        self.waiting_bytes = 0
+        """Of replies that are there and not out yet."""
 
     def reserve(self) -> Slot:
         """Take the next place."""
@@ -59,22 +74,42 @@ class Outbox:
         self._slots.append(slot)
         return slot
 
-    def close(self) -> None:
-        """Say that no more places will be taken: ``run`` ends when all are sent."""
-        self._is_closed = True
-        self._sender.unpark_all()
+    def hold(self) -> None:
+        """Let replies gather until ``release``: several requests are carried out in a row."""
+        self._is_held = True
 
-    def wake(self, slot: Slot) -> None:
-        """Let the sender go on: ``slot`` was filled."""
-        assert slot.data is not None
-        self._bytes += len(slot.data)
-        if self._slots and self._slots[0] is slot:
-            self._sender.unpark_all()
+    def release(self) -> None:
+        """Send what has gathered, as far as it is its turn."""
+        self._is_held = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is ready, unless something before it is on its way."""
+        slots = self._slots
+        if self._is_held or self._is_sending or self._is_closed:
+            return
+        if not slots or slots[0].data is None:
+            return
+        data = self._take_ready()
+        try:
+            sent = self._transport.send_nowait(data)
+        except trio.BrokenResourceError:
+            sent = 0  # told where the connection's tasks hear of it, not to whoever is here
+        self.waiting_bytes -= sent
+        if sent < len(data):
+            self._is_sending = True
+            self._nursery.start_soon(self._send_rest, memoryview(data)[sent:])
+
+    def close(self) -> None:
+        """Drop all that was not sent: the connection is over."""
+        self._is_closed = True
+        self._slots.clear()
+        self._progress.unpark_all()
 
     @property
     def has_room(self) -> bool:
         """Whether the connection may be read further."""
-        return len(self._slots) < MAX_PIPELINED and self._bytes < MAX_OUTBOX_BYTES
+        return len(self._slots) < MAX_PIPELINED and self.waiting_bytes < MAX_OUTBOX_BYTES
 
     async def wait_room(self) -> None:
         """Wait until the connection may be read further.
@@ -82,54 +117,41 @@ class Outbox:
         Cancellation: nothing has happened.
         """
         while not self.has_room:
-            await self._room.park()
+            await self._progress.park()
 
     async def wait_empty(self) -> None:
-        """Wait until every reply is out, or ``run`` has ended.
+        """Wait until every reply is out, or the connection is over.
 
         Cancellation: nothing has happened.
         """
-        while self._slots and not self._is_over:
-            await self._room.park()
+        while not self._is_closed and (self._slots or self.waiting_bytes):
+            await self._progress.park()
 
-    async def run(self) -> None:
-        """Send until closed and empty.
+    async def _send_rest(self, data: memoryview) -> None:
+        while data:
+            for start in range(0, len(data), SEND_BYTES):
+                piece = data[start : start + SEND_BYTES]
+                with trio.move_on_after(MAX_SEND_SECONDS) as scope:
+                    await self._transport.send_all(piece)
+                if scope.cancelled_caught:
+                    raise trio.BrokenResourceError("the peer does not read its replies")
+                self.waiting_bytes -= len(piece)
+            self._progress.unpark_all()
+            data = memoryview(self._take_ready())
+        self._is_sending = False
 
-        Raises:
-            trio.BrokenResourceError: The peer is gone, or took nothing for too long.
-
-        Cancellation: a part of a reply may be out; the stream is of no use then.
-        """
-        try:
-            await self._send_all()
-        finally:
-            self._is_over = True
-            self._room.unpark_all()
-
-    async def _send_all(self) -> None:
-        while True:
-            ready = self._take_ready()
-            if ready:
-                await self._send_pieces(memoryview(b"".join(ready)))
-                self._room.unpark_all()
-            elif self._is_closed and not self._slots:
-                return
-            else:
-                await self._sender.park()
-
-    async def _send_pieces(self, data: memoryview) -> None:
-        for start in range(0, len(data), SEND_BYTES):
-            with trio.move_on_after(MAX_SEND_SECONDS) as scope:
-                await self._stream.send_all(data[start : start + SEND_BYTES])
-            if scope.cancelled_caught:
-                raise trio.BrokenResourceError("the peer does not read its replies")
-
-    def _take_ready(self) -> list[bytes]:
-        ready: list[bytes] = []
+    def _take_ready(self) -> bytes:
+        """Take the replies whose turn it is."""
         slots = self._slots
-        while slots and slots[0].data is not None:
-            data = slots.popleft().data
-            assert data is not None
+        first = slots.popleft().data if slots and slots[0].data is not None else None
+        if first is None:
+            return b""
+        if self._progress:
+            self._progress.unpark_all()
+        if not slots or slots[0].data is None:
+            return first
+        ready = [first]
+        while slots and (data := slots[0].data) is not None:
             ready.append(data)
-            self._bytes -= len(data)
-        return ready
+            slots.popleft()
+        return b"".join(ready)

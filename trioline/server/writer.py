@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 import attrs
@@ -29,14 +29,12 @@ from trioline.config import (
 )
 from trioline.errors import DiskFull
 from trioline.ledger import Rejected
-from trioline.server.outbox import Slot
+from trioline.server.outbox import Outbox, Slot
 from trioline.server.rejections import rejections
 from trioline.storage.job import Entry, Job, Rejection, Results, Tried
 
 log = logging.getLogger("trioline.server")
 
-QUEUE_RESERVE = 1_024
-"""Places in the queue for what cannot wait for room: rejections found on the way."""
 DISK_FULL_RETRY_SECONDS = 1.0
 DISK_FULL_LOG_SECONDS = 30.0
 MAX_INLINE_BYTES = 1024 * 1024
@@ -81,24 +79,21 @@ class Writer:
         """Set when ``run`` has done all after ``close``."""
         self._is_over = is_over
         self._on_commit = on_commit
-        self._is_lazy = job.settings.fsync is Fsync.NEVER
-        self._send, self._receive = trio.open_memory_channel[Batch](
-            MAX_QUEUED_RESULTS + QUEUE_RESERVE
-        )
+        is_lazy = job.settings.fsync is Fsync.NEVER
+        self._interval_seconds = LAZY_SYNC_INTERVAL_SECONDS if is_lazy else SYNC_INTERVAL_SECONDS
+        self._queue: list[Batch] = []
         self._queued_bytes = 0
+        self._news = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._limiter = trio.CapacityLimiter(1)
-        self._synced_at = -math.inf
+        self._is_sync_due = False
         self._closing = trio.Event()
         self._complained_at = -math.inf
 
     @property
     def has_room(self) -> bool:
         """Whether another ``done`` may be handed in."""
-        return (
-            self._queued_bytes < MAX_QUEUED_BYTES
-            and self._receive.statistics().current_buffer_used < MAX_QUEUED_RESULTS
-        )
+        return self._queued_bytes < MAX_QUEUED_BYTES and len(self._queue) < MAX_QUEUED_RESULTS
 
     async def wait_room(self) -> None:
         """Wait until another ``done`` may be handed in.
@@ -111,10 +106,11 @@ class Writer:
     def submit(self, batch: Batch) -> None:
         """Queue a batch for the next commit; never blocks, so that settling and queueing are one.
 
-        Look at ``has_room`` first.
+        Look at ``has_room`` first; what cannot wait for room is no ``done`` and has few bytes.
         """
         self._queued_bytes += batch.size_bytes
-        self._send.send_nowait(batch)
+        self._queue.append(batch)
+        self._news.unpark()
 
     def close(self) -> None:
         """Say that nothing more will be handed in: ``run`` commits what is queued and ends.
@@ -122,7 +118,7 @@ class Writer:
         On a full disk it tries once more, and leaves what it cannot write unanswered.
         """
         self._closing.set()
-        self._send.close()
+        self._news.unpark()
 
     async def run(self) -> None:
         """Commit until closed; ends with a durable checkpoint.
@@ -133,51 +129,66 @@ class Writer:
         Cancellation: a commit under way is finished, unless it waits for room; what is queued
         behind it is not done.
         """
-        self._synced_at = trio.current_time()
-        while True:
-            if self._is_over() and not self.finished.is_set():
-                if await self._sync(self.job.finish):
-                    self.finished.set()
-            elif self._is_sync_due():
-                await self._sync(self.job.sync)
-            try:
-                batch = await self._next_batch()
-            except trio.EndOfChannel:
-                break
-            if batch is not None and not await self._commit([batch, *self._take_queued()]):
-                break
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._remind, name="durable points")
+            while await self._commit_queued():
+                point = self._due_point()
+                if point is not None:
+                    if not await self._sync(point):
+                        break
+                elif self._queue:
+                    continue
+                elif self._closing.is_set():
+                    break
+                else:
+                    await self._news.park()
+            nursery.cancel_scope.cancel()
         if not self.finished.is_set():
             await self._sync(self.job.sync)
         self.ended.set()
 
-    async def _next_batch(self) -> Batch | None:
-        with trio.move_on_at(self._next_sync_at()):
-            return await self._receive.receive()
+    async def _remind(self) -> None:
+        """Call for durable points, also where nothing more is handed in."""
+        while True:
+            await trio.sleep(self._interval_seconds)
+            if self.job.unsynced_bytes:
+                self._is_sync_due = True
+                self._news.unpark()
+
+    def _due_point(self) -> Callable[[int], None] | None:
+        """The kind of durable point that is due."""
+        if self._is_over() and not self.finished.is_set():
+            return self.job.finish
+        if self._is_sync_due or self.job.unsynced_bytes >= SYNC_INTERVAL_BYTES:
+            return self.job.sync
         return None
 
-    def _take_queued(self) -> list[Batch]:
-        batches = []
-        try:
-            while True:
-                batches.append(self._receive.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return batches
-
-    async def _commit(self, batches: list[Batch]) -> bool:
-        """Commit and answer; False where the disk is full and the end has come."""
-        self._room.unpark_all()  # they were taken out of the queue: the next may come meanwhile
+    async def _commit_queued(self) -> bool:
+        """Commit what is queued, and answer; False where the disk is full and the end has come."""
+        batches, self._queue = self._queue, []
+        if not batches:
+            return True
+        if self._room:
+            self._room.unpark_all()  # the next may come meanwhile
         for entries in self._pieces(batches):
-            once = functools.partial(self._commit_once, entries)
-            if not await self._until_there_is_room(once):
+            if not await self._commit(entries):
                 log.warning("What could not be written was not acknowledged: it is done again.")
                 return False
+        self._answer(batches)
+        self._on_commit()
+        return True
+
+    def _answer(self, batches: Sequence[Batch]) -> None:
+        outboxes: dict[Outbox, None] = {}
         for batch in batches:
             self._queued_bytes -= batch.size_bytes
             if batch.slot is not None:
-                batch.slot.fill(batch.reply)
-        self._room.unpark_all()
-        self._on_commit()
-        return True
+                batch.slot.put(batch.reply)
+                outboxes[batch.slot.outbox] = None
+        for outbox in outboxes:  # each sends once, however many of its replies are there
+            outbox.flush()
+        if self._room:
+            self._room.unpark_all()
 
     def _pieces(self, batches: Sequence[Batch]) -> Iterator[list[Entry]]:
         """Put together what is committed together: all results, then rejections by their size."""
@@ -193,16 +204,27 @@ class Writer:
         if piece:
             yield piece
 
-    async def _commit_once(self, entries: list[Entry]) -> None:
+    async def _commit(self, entries: list[Entry]) -> bool:
+        """Commit; False where the disk is full and the end has come."""
+        if self._is_done_in_place(entries):
+            try:
+                self.job.commit(entries)
+            except DiskFull:
+                pass
+            else:
+                return True
         # Never abandoned: what has begun ends with the disk, so a commit is never halved.
-        if (
-            self.job.is_next_commit_synced
+        commit = functools.partial(self.job.commit, entries)
+        return await self._until_there_is_room(commit)
+
+    def _is_done_in_place(self, entries: list[Entry]) -> bool:
+        """Whether a commit is done sooner than a thread can be asked to do it."""
+        return not (
+            self.is_disk_full
+            or self.job.is_next_commit_synced
             or sum(map(_size, entries)) > MAX_INLINE_BYTES
             or self._may_close_gap(entries)
-        ):
-            await trio.to_thread.run_sync(self.job.commit, entries, limiter=self._limiter)
-        else:
-            self.job.commit(entries)
+        )
 
     def _may_close_gap(self, entries: list[Entry]) -> bool:
         """Whether a commit, however small, sets much free that waited for its turn."""
@@ -217,20 +239,19 @@ class Writer:
         offset = self.job.source.offset_of(self.job.written_count)
         self.job.source.forget(self.job.written_count)
 
-        async def once() -> None:
-            await trio.to_thread.run_sync(sync, offset, limiter=self._limiter)
-
-        is_done = await self._until_there_is_room(once)
-        self._synced_at = trio.current_time()
+        is_done = await self._until_there_is_room(functools.partial(sync, offset))
+        self._is_sync_due = False
+        if is_done and self.job.is_finished:
+            self.finished.set()
         return is_done
 
     # --- a full disk -----------------------------------------------------------------------------
 
-    async def _until_there_is_room(self, call: Callable[[], Awaitable[None]]) -> bool:
-        """Make a call until the disk takes it; False where that does not come before the end."""
+    async def _until_there_is_room(self, call: Callable[[], None]) -> bool:
+        """Make a call, in a thread, until the disk takes it; False where the end comes before."""
         while True:
             try:
-                await call()
+                await trio.to_thread.run_sync(call, limiter=self._limiter)
             except DiskFull as full:
                 self._find_full(full)
                 if self._closing.is_set():
@@ -255,20 +276,6 @@ class Writer:
             self._complained_at = -math.inf
             log.warning("There is room again: the job goes on.")
             self._on_commit()
-
-    # --- durable points --------------------------------------------------------------------------
-
-    def _next_sync_at(self) -> float:
-        if self.job.unsynced_bytes == 0:
-            return math.inf
-        seconds = LAZY_SYNC_INTERVAL_SECONDS if self._is_lazy else SYNC_INTERVAL_SECONDS
-        return self._synced_at + seconds
-
-    def _is_sync_due(self) -> bool:
-        return (
-            self.job.unsynced_bytes >= SYNC_INTERVAL_BYTES
-            or trio.current_time() >= self._next_sync_at()
-        )
 
 
 def _size(entry: Entry) -> int:
