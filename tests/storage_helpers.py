@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -200,7 +201,7 @@ class CrashFiles:
         self._fail("stat", path)
         here = self._folders.get(str(path))
         if here is not None:
-            return Stat(size=0, device=1, inode=here.number, is_file=False, is_folder=True)
+            return Stat(size=0, device=1, inode=here.number, mode=stat.S_IFDIR)
         folder, name = self._find(path)
         inode = folder.names.get(name)
         if inode is None:

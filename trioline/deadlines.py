@@ -32,7 +32,8 @@ class Deadlines(Generic[T]):
 
     def start(self, item: T, seconds: float, now: float) -> None:
         """Let an item fall due ``seconds`` from now, whatever was set for it before."""
-        self.stop(item)
+        if item in self._seconds:
+            self.stop(item)
         self._seconds[item] = seconds
         queue = self._queues.get(seconds)
         if queue is None:
@@ -70,7 +71,7 @@ class Deadlines(Generic[T]):
 
     def first(self) -> T | None:
         """The item that was started before all others; None where there is none."""
-        return next(iter(self._seconds), None)
+        return next(iter(self._seconds)) if self._seconds else None
 
     def restart_all(self, now: float) -> None:
         """Give every item its whole duration again."""

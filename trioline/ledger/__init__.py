@@ -244,6 +244,8 @@ class Ledger:
             max_count = min(max_count, together - self.holds(holder))
             if max_count <= 0:
                 return None
+        if self._backlog.is_idle:
+            return self._offer_fresh(max_count)
         self._backlog.wake(now)
         fresh = self._offer_fresh(max_count) if fresh_first else None
         if fresh is not None:
@@ -254,11 +256,11 @@ class Ledger:
         return queued or self._offer_fresh(max_count)
 
     def _offer_fresh(self, max_count: int) -> Offer | None:
-        if len(self._backlog) >= MAX_WAITING_RANGES:
+        if self._backlog.count >= MAX_WAITING_RANGES:
             return None
         stop = self.base + self.window
-        if self.total is not None:
-            stop = min(stop, self.total)
+        if self.total is not None and self.total < stop:
+            stop = self.total
         run = self._table.first_unsettled_run(self._frontier, stop)
         return Offer(run.start, min(max_count, len(run)), FRESH) if run else None
 

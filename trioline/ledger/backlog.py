@@ -38,9 +38,15 @@ class Backlog:
         self._probation = Queue()
         self._volunteers: dict[HolderId, float] = {}  # until when; once each
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many ranges there are."""
-        return len(self._plain) + len(self._probation)
+        return self._plain.count + self._probation.count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are none, and nobody who waits for some."""
+        return not (self._plain.count or self._probation.count or self._volunteers)
 
     def push(self, lines: range, history: History, ready_at: float | None = None) -> None:
         """Put lines in; they cannot be given out before ``ready_at``, None: at once."""

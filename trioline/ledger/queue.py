@@ -14,7 +14,8 @@ class Queue:
         self._ready: list[tuple[int, int, History]] = []  # heap of (first, stop, history)
         self._delayed: list[tuple[float, int, int, History]] = []  # heap of (ready_at, …)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many ranges there are."""
         return len(self._ready) + len(self._delayed)
 

@@ -8,8 +8,7 @@ are still there later on is for whoever gives lines out to ask.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 import attrs
 
@@ -33,7 +32,6 @@ class _One:
     failures: deque[int] = attrs.field(factory=deque)  # each one's place among all seen
     until: float = 0.0
     times: int = 0
-    is_on_trial: bool = False
 
     @property
     def recent(self) -> int:
@@ -55,17 +53,24 @@ class Standings:
 
     def __init__(self) -> None:
         self._all: dict[str, _One] = {}
+        self._on_trial: set[str] = set()  # set aside, or just come back from that
         # Of all of them, in step with each: a look at every one for each failure is too much.
         self._recent = 0
         self._failed = 0
 
     def succeeded(self, key: str, count: int) -> None:
         """Note lines that have their result: whoever was set aside has stood its trial."""
-        with self._changing(key) as one:
-            one.add(count)
-            if one.is_on_trial:
-                one.is_on_trial, one.until, one.times = False, 0.0, 0
-                one.failures.clear()
+        one = self._all.get(key) or self._new(key)
+        if one.seen >= RECENT_LINES and not one.failures and key not in self._on_trial:
+            one.seen += count  # as nearly always: nothing recent changes by that
+            return
+        self._count(one, -1)
+        one.add(count)
+        if key in self._on_trial:
+            self._on_trial.remove(key)
+            one.until, one.times = 0.0, 0
+            one.failures.clear()
+        self._count(one, 1)
 
     def failed(self, key: str, now: float, present: Callable[[], Collection[str]]) -> float | None:
         """Note a failed line.
@@ -78,15 +83,18 @@ class Standings:
         Returns:
             For how many seconds it is set aside now; None: it is not.
         """
-        with self._changing(key) as one:
-            one.add(1)
-            one.failures.append(one.seen)
-        if now < one.until or not (one.is_on_trial or self._is_far_out(one)):
+        one = self._all.get(key) or self._new(key)
+        self._count(one, -1)
+        one.add(1)
+        one.failures.append(one.seen)
+        self._count(one, 1)
+        if now < one.until or not (key in self._on_trial or self._is_far_out(one)):
             return None
         if not self._has_others(key, now, present()):
             return None
         seconds = min(FIRST_ASIDE_SECONDS * 2.0**one.times, MAX_ASIDE_SECONDS)
-        one.until, one.times, one.is_on_trial = now + seconds, one.times + 1, True
+        one.until, one.times = now + seconds, one.times + 1
+        self._on_trial.add(key)
         return seconds
 
     def _has_others(self, key: str, now: float, present: Collection[str]) -> bool:
@@ -99,30 +107,25 @@ class Standings:
         # Where nothing is known of the others, nobody stands far out.
         return seen >= MIN_LINES and one.failed * seen >= FAR_OUT * failed * one.recent
 
+    @property
+    def has_outcasts(self) -> bool:
+        """Whether anybody is set aside or on trial."""
+        return bool(self._on_trial)
+
     def aside_seconds(self, key: str, now: float) -> float:
         """For how long it is set aside yet; 0: it is not."""
-        one = self._all.get(key)
-        return max(0.0, one.until - now) if one is not None else 0.0
+        return max(0.0, self._all[key].until - now) if key in self._on_trial else 0.0
 
     def is_on_trial(self, key: str) -> bool:
         """Whether it gets single lines until one succeeds."""
-        one = self._all.get(key)
-        return one is not None and one.is_on_trial
+        return key in self._on_trial
 
-    @contextmanager
-    def _changing(self, key: str) -> Iterator[_One]:
-        """Change one and keep the sums."""
-        one = self._one(key)
-        self._count(one, -1)
-        yield one
-        self._count(one, 1)
-
-    def _one(self, key: str) -> _One:
-        one = self._all.get(key)
-        if one is None:
-            if len(self._all) >= MAX_KEPT:
-                self._count(self._all.pop(next(iter(self._all))), -1)
-            one = self._all[key] = _One()
+    def _new(self, key: str) -> _One:
+        if len(self._all) >= MAX_KEPT:
+            first = next(iter(self._all))
+            self._on_trial.discard(first)
+            self._count(self._all.pop(first), -1)
+        one = self._all[key] = _One()
         return one
 
     def _count(self, one: _One, sign: int) -> None:

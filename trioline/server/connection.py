@@ -26,7 +26,8 @@ from trioline.wire.framing import Framer
 log = logging.getLogger("trioline.server")
 
 REQUESTS_BETWEEN_CHECKPOINTS = 100
-"""Requests of one chunk handled before the other connections get their turn."""
+"""Requests of one chunk handled before the other connections get their turn; the writer's queue is
+looked at as often, so it may be over its room by as many."""
 GOODBYE_SECONDS = 1.0
 GOODBYE_BYTES = 1024 * 1024
 """How long and how much is read on after a refusal that closes: a socket closed with unread
@@ -109,7 +110,7 @@ class Connection:
         while not self._peer.is_leaving and not self._handle_some():
             # Others get their turn, and what stands in the way of the next request may go away.
             await trio.lowlevel.checkpoint()
-            while not self._has_room:
+            while not (self._outbox.has_room and self._writer.has_room):
                 await self._outbox.wait_room()
                 await self._writer.wait_room()
 
@@ -117,18 +118,15 @@ class Connection:
         """Handle requests and send what can be answered at once; True where no more are here."""
         self._outbox.hold()
         try:
-            for _ in range(REQUESTS_BETWEEN_CHECKPOINTS):
-                if self._peer.is_leaving or not self._has_room:
-                    return False
-                if not self._handle_next():
-                    return True
+            if self._writer.has_room:
+                for _ in range(REQUESTS_BETWEEN_CHECKPOINTS):
+                    if self._peer.is_leaving or not self._outbox.has_room:
+                        break
+                    if not self._handle_next():
+                        return True
             return False
         finally:
             self._outbox.release()
-
-    @property
-    def _has_room(self) -> bool:
-        return self._outbox.has_room and self._writer.has_room
 
     def _handle_next(self) -> bool:
         """Handle one request; False where no whole one is here."""

@@ -264,10 +264,10 @@ class Dispatch:
 
     def _check_given_out(self, line: int) -> None:
         # Beyond the frontier it may have been given out before a restart: then it must exist.
-        is_known = self._ledger.was_given_out(line) and (
-            line < self._ledger.frontier or self._job.source.scan(line + 1)
-        )
-        if not is_known:
+        ledger = self._ledger
+        if line < ledger.frontier:
+            return
+        if not (ledger.was_given_out(line) and self._job.source.scan(line + 1)):
             raise RemoteProtocolError(
                 ErrorCode.UNKNOWN_ID, f"Line {line} was never given out; nothing was taken."
             )
@@ -276,7 +276,7 @@ class Dispatch:
         now = trio.current_time()
         news = [new for run in results.runs for new in self._ledger.settle(now, peer.holder, run)]
         entries: list[Entry] = [results.entry(new) for new in news]
-        accepted = sum(map(len, news))
+        accepted = sum([len(new) for new in news])
         peer.done_count += accepted
         self._health.succeeded(peer, news)
         failures = [
@@ -346,9 +346,12 @@ class Dispatch:
         slot: Slot,
         reply: bytes,
     ) -> None:
-        effects = [failure.effect for failure in failures]
-        entries += [remember(effect) for effect in effects if isinstance(effect, Tried)]
-        rejected = [effect for effect in effects if isinstance(effect, Rejected)]
+        rejected: list[Rejected] = []
+        for failure in failures:
+            if isinstance(failure.effect, Tried):
+                entries.append(remember(failure.effect))
+            elif isinstance(failure.effect, Rejected):
+                rejected.append(failure.effect)
         self._writer.submit(Batch(entries, size_bytes, rejected, slot, reply))
         self._grants.feed()
 

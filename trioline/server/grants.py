@@ -149,7 +149,8 @@ class Grants:
 
     def feed(self) -> None:
         """Give work to those who wait, as far as there is some; to be called after any change."""
-        self._changed.unpark_all()
+        if self._changed:
+            self._changed.unpark_all()
         while (waiter := self._waiters.first() or self._parted.first()) is not None:
             reply = self._reply(waiter, with_copies=False)
             if reply is None:
@@ -284,7 +285,7 @@ def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf
     reply = WorkLines(
         lease=lease.number,
         lease_timeout=lease.timeout_seconds,
-        first=number_of(min(lease.lines)),
+        first=number_of(next(iter(lease.lines))),
         count=len(lines),
         bytes=len(body),
         attempt=lease.attempt,

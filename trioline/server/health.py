@@ -32,7 +32,7 @@ class Health:
 
     def succeeded(self, peer: Peer, runs: Sequence[range]) -> None:
         """Note lines that have their result."""
-        count = sum(map(len, runs))
+        count = sum([len(run) for run in runs])
         if not count:
             return
         self._workers.succeeded(peer.label, count)
@@ -89,6 +89,11 @@ class Health:
         if expired.effects and not expired.lease.is_lost:
             first, history = expired.lines[0].start, expired.effects[0].history
             self.failed(peer, first, history.errors[-1], attempt=history.attempts, is_final=False)
+
+    @property
+    def has_outcasts(self) -> bool:
+        """Whether anybody is set aside or on trial."""
+        return self._workers.has_outcasts or self._hosts.has_outcasts
 
     def aside_seconds(self, peer: Peer, now: float) -> float:
         """For how long a peer gets nothing; 0: it may have work."""

@@ -62,16 +62,17 @@ class Limits:
         if peer.is_draining:
             return Leave("drain")
         now = trio.current_time()
-        fitting = self._fitting(peer, now)
+        fitting = MAX_BATCH if peer.leave_at is None else self._fitting(peer.leave_at - now)
         if fitting <= 0:
             return Leave("deadline")
-        aside = self._health.aside_seconds(peer, now)
-        if aside and is_anybody_free(self._peers, self._health, now):
-            return Aside(aside)
+        if self._health.has_outcasts:
+            aside = self._health.aside_seconds(peer, now)
+            if aside and is_anybody_free(self._peers, self._health, now):
+                return Aside(aside)
+            if self._health.is_on_trial(peer):
+                fitting = 1
         room = self._peers.room(peer, self._max_held)
-        if not room:
-            return Full(self._max_held)
-        return 1 if self._health.is_on_trial(peer) else min(room, fitting)
+        return min(room, fitting) if room else Full(self._max_held)
 
     def lent(self, peer: Peer, count: int) -> None:
         """Note that a peer was given lines."""
@@ -81,11 +82,8 @@ class Limits:
         """Whether a holder has a peer's name."""
         return self._peers.is_alike(peer, holder)
 
-    def _fitting(self, peer: Peer, now: float) -> int:
+    def _fitting(self, left: float) -> int:
         """How many lines that are begun now a peer can answer before it is killed."""
-        if peer.leave_at is None:
-            return MAX_BATCH
-        left = peer.leave_at - now
         # What it holds may lie side by side with what it gets: each line only has to end in time.
         fitting = self._ledger.pace.fitting_count(left, FITTING_SHARE) if left > 0 else 0
         return MAX_BATCH if fitting is None else min(fitting, MAX_BATCH)

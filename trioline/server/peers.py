@@ -20,6 +20,8 @@ class Peer:
     """One connection, as far as work is concerned."""
 
     address: str
+    host: str = attrs.field(init=False)
+    """Where it runs; a Unix socket is this machine."""
     holder: HolderId
     connected_at: float
     is_welcome: bool
@@ -48,9 +50,8 @@ class Peer:
         """What it is called: its name, or its address."""
         return self.name or self.address
 
-    @property
-    def host(self) -> str:
-        """Where it runs; a Unix socket is this machine."""
+    @host.default
+    def _host_of_address(self) -> str:
         host, colon, _ = self.address.rpartition(":")
         return host if colon else "this machine"
 
@@ -60,9 +61,9 @@ class Peer:
         return bool(self.done_count or self.failed_count)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Waiter:
-    """A ``get`` that waits for work."""
+    """A ``get`` that waits for work, if need be. Never changed; to freeze it takes long."""
 
     peer: Peer
     request: Get

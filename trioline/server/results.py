@@ -25,9 +25,10 @@ class Failed:
     retry: bool
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class CheckedResults:
-    """The results of one ``done``, all of them fit to be written."""
+    """The results of one ``done``, all of them fit to be written. Nobody changes it from here on;
+    to freeze it would take four times as long."""
 
     runs: Sequence[range]
     """Lines with a result, in order."""

@@ -45,9 +45,9 @@ MAX_INLINE_AHEAD = 1_000
 """Lines ahead of their turn that a commit in place may write out: a million take seconds."""
 
 
-@attrs.frozen
+@attrs.define
 class Batch:
-    """What belongs to one ``done``, or to one other event."""
+    """What belongs to one ``done``, or to one other event. Nobody changes it."""
 
     entries: Sequence[Entry]
     size_bytes: int

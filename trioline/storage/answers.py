@@ -17,9 +17,9 @@ _PIECE_BYTES = 1024 * 1024
 """Written at a time: bounds the memory of a long catching up."""
 
 
-@attrs.frozen
+@attrs.define
 class Mark:
-    """How far both files reached at one instant."""
+    """How far both files reached at one instant. Made in each commit, and never changed."""
 
     written_count: int
     rejected_count: int
@@ -80,9 +80,9 @@ class Answers:
         Raises:
             DiskFull: As in ``take``.
         """
-        self.flush()
-        first, offset = self.written_count, self.output.length
-        crc = 0
+        if self._gathered_bytes:
+            self.flush()
+        first, offset, crc = self.written_count, self.output.length, 0
         for frame in frames:
             crc = zlib.crc32(frame.payload, crc)
             self.take(frame)
@@ -108,9 +108,10 @@ class Answers:
             DiskFull: As in ``take``.
         """
         pieces, records = self._pieces, self._records
+        if not pieces:  # no record without its placeholder
+            return
         self._pieces, self._records, self._gathered_bytes = [], [], 0
-        if pieces:
-            self.output.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self.output.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if records:
             self.rejected.append(b"".join(records))
 

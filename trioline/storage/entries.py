@@ -5,9 +5,12 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen
+@attrs.define
 class Results:
-    """The results of some lines in a row."""
+    """The results of some lines in a row.
+
+    Nobody changes one: it is not frozen, as that takes four times as long, in every batch.
+    """
 
     first: int
     """Number of the first line."""

@@ -37,15 +37,24 @@ class Stat:
     """Bytes."""
     device: int
     inode: int
-    is_file: bool = True
-    """A regular one: no folder, no pipe, no device."""
-    is_folder: bool = False
+    mode: int = stat.S_IFREG
+    """What kind of file it is, as ``stat`` has it."""
     mtime_ns: int = 0
     """When it was written to."""
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular one: no folder, no pipe, no device."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return stat.S_ISDIR(self.mode)
+
     def is_same(self, other: Stat) -> bool:
         """Whether both are one and the same file, whatever its names."""
-        return (self.device, self.inode) == (other.device, other.inode)
+        return self.inode == other.inode and self.device == other.device
 
     def is_unchanged(self, other: Stat) -> bool:
         """Whether it is one and the same file, and not written to between the two."""
@@ -193,8 +202,7 @@ def _stat_from(result: os.stat_result) -> Stat:
         size=result.st_size,
         device=result.st_dev,
         inode=result.st_ino,
-        is_file=stat.S_ISREG(result.st_mode),
-        is_folder=stat.S_ISDIR(result.st_mode),
+        mode=result.st_mode,
         mtime_ns=result.st_mtime_ns,
     )
 
@@ -375,8 +383,10 @@ class File:
         return b"".join(parts)
 
     def _read_some(self, count: int, offset: int) -> bytes:
-        fd, pread = self._fd, self._files.pread
-        return attempt("read", self.path, lambda: pread(fd, count, offset))
+        try:
+            return self._files.pread(self._fd, count, offset)
+        except OSError as error:
+            raise _failed("read", self.path, error) from error
 
     def write(self, data: bytes, offset: int) -> None:
         """Write all of ``data``, going on after short writes.
@@ -389,8 +399,10 @@ class File:
             done += self._write_some(memoryview(data)[done:], offset + done)
 
     def _write_some(self, data: bytes | memoryview, offset: int) -> int:
-        fd, pwrite = self._fd, self._files.pwrite
-        return attempt("written", self.path, lambda: pwrite(fd, data, offset), may_be_full=True)
+        try:
+            return self._files.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise _failed("written", self.path, error, may_be_full=True) from error
 
     def copy_permissions(self, path: Path) -> None:
         """Take the mode of another file, and its owner where that is permitted."""
@@ -418,7 +430,10 @@ class File:
 
     def stat(self) -> Stat:
         """Describe the open file."""
-        return attempt("examined", self.path, lambda: self._files.fstat(self._fd))
+        try:
+            return self._files.fstat(self._fd)
+        except OSError as error:
+            raise _failed("examined", self.path, error) from error
 
     def is_in_place(self) -> bool:
         """Whether the file's path still leads to this file."""

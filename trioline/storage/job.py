@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from types import TracebackType
 
 from trioline import config
 from trioline.config import Fsync, JobSettings
@@ -76,7 +76,7 @@ class Job:
         self._checksums = state.checksums
         self._merge = Merge(state.answers, state.journal, state.ahead)
         self._synced_bytes = self._grown_bytes()
-        self._failure: StorageError | None = None
+        self._final_errors = _FinalErrors()
         self._publish()
 
     @classmethod
@@ -174,7 +174,7 @@ class Job:
             StorageError: The job is at its end. Whether the entries are safe is unknown.
             ValueError: The entries are not as described. Nothing has changed.
         """
-        with self._final_errors():
+        with self._final_errors:
             frames = frames_from(entries)
             self._check_new(frames)
             if not self._lock.is_holding:
@@ -205,7 +205,7 @@ class Job:
             DiskFull: The last durable point still holds; the same call may be repeated.
             StorageError: The job is at its end, or somebody else changed the output.
         """
-        with self._final_errors():
+        with self._final_errors:
             self._make_durable(input_offset, finished=False)
             if self._journal.has_below(self.written_count):
                 self._write_again()
@@ -220,7 +220,7 @@ class Job:
             StorageError: As in ``sync``.
         """
         assert not len(self._ahead)
-        with self._final_errors():
+        with self._final_errors:
             self._make_durable(input_offset, finished=True)
             self._write_again()
             self._journal.drop_all()
@@ -314,34 +314,40 @@ class Job:
 
     def _check_new(self, frames: list[Frame]) -> None:
         """Catch a ledger that forgot what it settled, at the cost of two look-ups a frame."""
+        place = self._ahead.place
         for frame in frames:
-            ahead = frame.first in self._ahead or frame.end - 1 in self._ahead
-            if ahead or frame.first < self.written_count:
+            is_ahead = place(frame.first) is not None or place(frame.end - 1) is not None
+            if is_ahead or frame.first < self.written_count:
                 raise ValueError(f"line {frame.first} or a later one is settled already")
-
-    @contextlib.contextmanager
-    def _final_errors(self) -> Iterator[None]:
-        """Let no call go on after an error that is final: what it left behind is unknown."""
-        if self._failure is not None:
-            raise self._failure
-        try:
-            yield
-        except DiskFull:
-            raise
-        except StorageError as error:
-            self._failure = error
-            raise
 
     def _grown_bytes(self) -> int:
         answers = self._answers
         return answers.output.length + answers.rejected.length + self._journal.appended_bytes
 
 
+class _FinalErrors:
+    """Lets no call go on after an error that is final: what it left behind is unknown."""
+
+    def __init__(self) -> None:
+        self._error: StorageError | None = None
+
+    def __enter__(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if isinstance(error, StorageError) and not isinstance(error, DiskFull):
+            self._error = error
+
+
 def _in_turn(frames: list[Frame], written: int) -> list[Frame]:
     """The results at the beginning of ``frames`` that go on from line ``written``."""
-    ends = [written, *(frame.end for frame in frames)]
-    pairs = takewhile(
-        lambda pair: pair[0].first == pair[1] and pair[0].kind is Kind.RESULTS,
-        zip(frames, ends, strict=False),
-    )
-    return [frame for frame, _ in pairs]
+    count = 0
+    for frame in frames:
+        if frame.first != written or frame.kind is not Kind.RESULTS:
+            break
+        written = frame.end
+        count += 1
+    return frames[:count]

@@ -29,9 +29,9 @@ _MAX_OPEN_SEGMENTS = 16
 """Open for reading at a time: a million lines of 1 KB are as many segments."""
 
 
-@attrs.frozen
+@attrs.define
 class Mark:
-    """How far the journal reached at one instant."""
+    """How far the journal reached at one instant. Made in each commit, and never changed."""
 
     segment: int
     length: int
@@ -68,6 +68,7 @@ class Journal:
             number: Segment(disk, folder, number, seed_of(run_id, number))
             for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
         }
+        self._newest = next(reversed(self._segments.values()), None)
         self._rested_bytes = sum(segment.length for segment in self._segments.values())
         self._rested_bytes -= self.newest_bytes
         self._reading: deque[Segment] = deque()
@@ -84,12 +85,12 @@ class Journal:
     @property
     def newest(self) -> int:
         """The newest segment's number; 0: there is none."""
-        return next(reversed(self._segments), 0)
+        return 0 if self._newest is None else self._newest.number
 
     @property
     def newest_bytes(self) -> int:
         """How long the newest segment is."""
-        return self._segments[self.newest].length if self._segments else 0
+        return 0 if self._newest is None else self._newest.length
 
     @property
     def is_segment_full(self) -> bool:
@@ -98,8 +99,9 @@ class Journal:
         Another server's segment is full: were that server alive after all, with its lock lost, what
         it still appends would stand where our frames are.
         """
-        return bool(self._segments) and (
-            not self._is_newest_ours or self.newest_bytes >= self._segment_bytes
+        newest = self._newest
+        return newest is not None and (
+            not self._is_newest_ours or newest.length >= self._segment_bytes
         )
 
     # --- appending --------------------------------------------------------------------------
@@ -121,45 +123,45 @@ class Journal:
             header, payload = encode(frame, segment.seed)
             pieces += (header, payload)
             at += len(header) + len(payload)
-        segment.append(b"".join(pieces), top=max(frame.end for frame in frames))
+        segment.append(b"".join(pieces), top=max([frame.end for frame in frames]))
         self.appended_bytes += at - begin
         return places
 
     def sync(self) -> None:
         """Return when all that was appended is on the disk, names of new segments included."""
-        if self._segments:
-            self._segments[self.newest].sync()
+        if self._newest is not None:
+            self._newest.sync()
         if not self._is_folder_synced:
             self._disk.sync_folder(self._folder)
             self._is_folder_synced = True
 
     def mark(self) -> Mark:
         """Remember how far the journal reaches, for ``cut_back``."""
-        if not self._segments:
+        segment = self._newest
+        if segment is None:
             return Mark(0, 0, 0)
-        segment = self._segments[self.newest]
         return Mark(segment.number, segment.length, segment.top)
 
     def cut_back(self, mark: Mark) -> None:
         """Take back what was appended since ``mark``; it was in one commit, so in one segment."""
-        if not self._segments:
+        segment = self._newest
+        if segment is None:
             return
-        segment = self._segments[self.newest]
         if segment.number == mark.segment:
             segment.cut(mark.length, top=mark.top)
         else:
             segment.cut(0, top=0)
 
     def _segment_with_room(self) -> Segment:
-        newest = self.newest
-        if newest and not self.is_segment_full:
-            return self._segments[newest]
-        if newest:
+        newest = self._newest
+        if newest is not None and not self.is_segment_full:
+            return newest
+        if newest is not None:
             # So that a crash can never leave a bad frame in a segment that has a successor, nor a
             # successor without it.
             self.sync()
-            self._segments[newest].close()
-        number = newest + 1
+            newest.close()
+        number = self.newest + 1
         seed = seed_of(self._run_id, number)
         try:
             segment = Segment(self._disk, self._folder, number, seed, is_new=True)
@@ -169,7 +171,7 @@ class Journal:
             raise
         self._is_newest_ours = True
         self._rested_bytes += self.newest_bytes
-        self._segments[number] = segment
+        self._segments[number] = self._newest = segment
         self._is_folder_synced = False
         return segment
 
@@ -250,8 +252,8 @@ class Journal:
 
     def end_replay(self) -> None:
         """Cut the newest segment after its last good frame, so that what follows never counts."""
-        if self._segments:
-            segment = self._segments[self.newest]
+        segment = self._newest
+        if segment is not None:
             segment.cut(segment.good_length, top=segment.top)
 
     def sync_all(self) -> None:
@@ -289,7 +291,9 @@ class Journal:
     def _remove(self, segment: Segment) -> None:
         segment.close()
         self._disk.unlink(segment.path)
-        if segment.number != self.newest:
+        if segment is self._newest:
+            self._newest = None
+        else:
             self._rested_bytes -= segment.length
         del self._segments[segment.number]
 

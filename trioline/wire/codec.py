@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import attrs
 import cattrs
 import msgspec
+from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn
 from msgspec import UNSET, Raw
 
@@ -72,7 +73,7 @@ def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
 _converter.register_unstructure_hook_factory(attrs.has, _omit_what_is_left_out)
 _converter.register_unstructure_hook(Snapshot, attrs.asdict)  # nested, and in order
 _converter.register_unstructure_hook_func(
-    lambda kind: not attrs.has(kind), lambda value: value
+    lambda kind: not attrs.has(kind), identity
 )  # msgspec encodes the rest itself
 
 

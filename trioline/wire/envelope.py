@@ -35,36 +35,24 @@ REQUESTS: dict[str, type[Request]] = {
 """What each ``op`` is; ``done`` with ``count`` is ``DoneLines`` instead."""
 
 _int = msgspec.json.Decoder(int)
+_str = msgspec.json.Decoder(str)
 
 
-@attrs.frozen
+@attrs.define
 class Envelope:
-    """A message whose JSON holds, before its fields are looked at."""
+    """A message whose JSON holds, before its fields are looked at. Nobody changes one: it is not
+    frozen, as that takes four times as long, for every message."""
 
     op: str
     ref: Ref
     """Goes into the reply unchanged."""
     fields: dict[str, Raw]
+    raw_count: int = 0
+    """How many raw lines follow the message, as far as it can be told; 0 where none do."""
+    bytes_hint: int | None = None
+    """How long those lines are said to be, with their newlines."""
     refusal: RemoteProtocolError | None = None
     """Why ``request`` will not have it, whatever the fields."""
-
-    @property
-    def raw_count(self) -> int:
-        """How many raw lines follow the message, as far as it can be told; 0 where none do."""
-        return self._number("count") or 0
-
-    @property
-    def bytes_hint(self) -> int | None:
-        """How long those lines are said to be, with their newlines."""
-        return self._number("bytes")
-
-    def _number(self, field: str) -> int | None:
-        if self.op != "done" or field not in self.fields:
-            return None
-        try:
-            return max(0, _int.decode(self.fields[field]))
-        except BAD_JSON_ERRORS:
-            return None
 
     def request(self) -> Request:
         """Check the fields.
@@ -188,7 +176,7 @@ def _open_with_surrogates(line: bytes) -> Envelope | None:
         if isinstance(message.get(name), int)
     }
     plain_ref = Raw(json.dumps(ref).encode()) if is_plain else None
-    return Envelope(message["op"], plain_ref, fields, refusal)
+    return attrs.evolve(_envelope(message["op"], plain_ref, fields), refusal=refusal)
 
 
 def _has_surrogates(value: object) -> bool:
@@ -207,8 +195,21 @@ def _envelope_of(fields: dict[str, Raw]) -> Envelope:
     else:
         fields.pop("ref", None)
     try:
-        op = msgspec.json.decode(fields["op"], type=str)
+        op = _str.decode(fields["op"])
         del fields["op"]
     except (KeyError, *BAD_JSON_ERRORS):
         op, fields["op"] = "", fields.get("op", Raw(b"null"))
-    return Envelope(op, ref, fields)
+    return _envelope(op, ref, fields)
+
+
+def _envelope(op: str, ref: Ref, fields: dict[str, Raw]) -> Envelope:
+    if op != "done" or "count" not in fields:
+        return Envelope(op, ref, fields)
+    return Envelope(op, ref, fields, _number(fields["count"]) or 0, _number(fields.get("bytes")))
+
+
+def _number(raw: Raw | None) -> int | None:
+    try:
+        return None if raw is None else max(0, _int.decode(raw))
+    except BAD_JSON_ERRORS:
+        return None
