@@ -26,6 +26,8 @@ COMPLETE = b'{"ok":true,"status":"complete"'
 WORK = re.compile(rb'\{"ok":true,"status":"work",.*"first":(\d+),"count":(\d+),"bytes":(\d+)')
 ITEMS_BEGIN, ITEMS_END = b'"items":[', b"]}\n"
 RECEIVE_BYTES = 1 << 20
+SMALL_RECEIVE_BYTES = 64 * 1024
+"""The C library maps and unmaps larger memory each time."""
 
 Report = tuple[int, float]
 """How many lines were answered, and when the last answer was acknowledged."""
@@ -101,7 +103,7 @@ def work_many(socks: list[socket.socket], batch: int) -> Report:
         sock.sendall(get)
     while by_fd:
         for fd, _ in poll.poll():
-            data = unread[fd] + by_fd[fd].recv(RECEIVE_BYTES)
+            data = unread[fd] + by_fd[fd].recv(SMALL_RECEIVE_BYTES)
             if data.startswith(b'{"ok":true,"accepted"'):
                 acknowledged_at = time.monotonic()
                 data = data[data.index(b"\n") + 1 :]
