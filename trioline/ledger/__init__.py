@@ -138,7 +138,8 @@ class Ledger:
     @property
     def frontier(self) -> int:
         """The first line that was never given out, nor settled before its turn."""
-        return max(self._frontier, self._table.base)
+        frontier, base = self._frontier, self._table.base
+        return max(base, frontier)
 
     @property
     def is_settled(self) -> bool:
@@ -292,21 +293,20 @@ class Ledger:
         Returns:
             The lines that had none yet, in order: the others are duplicates.
         """
-        start = max(lines.start, self.base)
-        new = tuple(self._table.unsettled_runs(start, lines.stop))
+        new = tuple(self._table.unsettled_runs(lines.start, lines.stop))
         for run in new:
             self._remove_from_leases(now, run, holder)  # first: settling may forget their owners
             self._table.settle(run)
         return new
 
     def _remove_from_leases(self, now: float, run: range, holder: HolderId) -> None:
-        line = run.start
-        while line < run.stop:
+        line, stop = run.start, run.stop
+        while line < stop:
             lease = self._leases.of(line)
             if lease is None:
                 line += 1
                 continue
-            part = lease.run_from(line, run.stop)
+            part = lease.run_from(line, stop)
             self._leases.settle(lease, part, holder)
             if lease.holder == holder:
                 self._note_pace(now, lease, len(part))

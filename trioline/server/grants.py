@@ -190,17 +190,17 @@ class Grants:
 
     def _last_word(self, waiter: Waiter) -> bytes:
         """What a ``get`` is told that has waited long enough."""
-        limit = self._limits.of(waiter.peer)
+        limit = self._limits.of(waiter.peer, trio.current_time())
         return _retry(waiter) if isinstance(limit, int) else _word(limit, waiter.ref)
 
     def _reply(self, waiter: Waiter, *, with_copies: bool) -> bytes | None:
         """Answer a ``get`` with lines, or with why there are none for it; None: it has to wait."""
-        limit = self._limits.of(waiter.peer)
+        now = trio.current_time()
+        limit = self._limits.of(waiter.peer, now)
         if not isinstance(limit, int):
             return _word(limit, waiter.ref)
         if self.is_stopped or self._writer.is_disk_full:
             return None
-        now = trio.current_time()
         count = min(waiter.request.max, MAX_BATCH, limit)
         holder = waiter.peer.holder
         canary = self._breaker.allowed_count(now)

@@ -57,11 +57,10 @@ class Limits:
         self._health = health
         self._max_held = max_held
 
-    def of(self, peer: Peer) -> int | Leave | Aside | Full:
+    def of(self, peer: Peer, now: float) -> int | Leave | Aside | Full:
         """How many lines a peer may have in one lease, at least 1, or why it may not."""
         if peer.is_draining:
             return Leave("drain")
-        now = trio.current_time()
         fitting = MAX_BATCH if peer.leave_at is None else self._fitting(peer.leave_at - now)
         if fitting <= 0:
             return Leave("deadline")

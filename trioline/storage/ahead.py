@@ -65,6 +65,8 @@ class AheadIndex:
 
         Gives the memory of arrays back that are wholly behind.
         """
+        if not self._chunks:
+            return
         self.remove(written, now_written - written)
         for key in range(written // _CHUNK_LINES, now_written // _CHUNK_LINES):
             self._chunks.pop(key, None)

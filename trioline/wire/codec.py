@@ -61,16 +61,22 @@ for _kind in (int, float, str, bool, Form):  # cattrs would find its own hooks f
     _converter.register_structure_hook(_kind, _field_hook(_kind))
 
 
-def _omit_what_is_left_out(kind: type) -> Callable[[object], dict[str, object]]:
-    omit = {
-        field.name: cattrs.override(omit_if_default=True)
+def _whole_seconds(seconds: object) -> object:
+    return int(seconds) if isinstance(seconds, float) and seconds.is_integer() else seconds
+
+
+def _field_by_field(kind: type) -> Callable[[object], dict[str, object]]:
+    ways = {
+        field.name: cattrs.override(
+            omit_if_default=field.default is None,
+            unstruct_hook=_whole_seconds if field.name in SECONDS_FIELDS else None,
+        )
         for field in attrs.fields(kind)
-        if field.default is None
     }
-    return make_dict_unstructure_fn(kind, _converter, **omit)  # type: ignore[arg-type]
+    return make_dict_unstructure_fn(kind, _converter, **ways)  # type: ignore[arg-type]
 
 
-_converter.register_unstructure_hook_factory(attrs.has, _omit_what_is_left_out)
+_converter.register_unstructure_hook_factory(attrs.has, _field_by_field)
 _converter.register_unstructure_hook(Snapshot, attrs.asdict)  # nested, and in order
 _converter.register_unstructure_hook_func(
     lambda kind: not attrs.has(kind), identity
@@ -132,14 +138,7 @@ def encode_reply(reply: object, ref: Ref = None, body: bytes = b"") -> bytes:
         ref: What the request had as ``ref``.
         body: Raw lines, each with its newline.
     """
-    fields: dict[str, object] = {
-        "ok": not isinstance(reply, Refusal),
-        **_converter.unstructure(reply),
-    }
-    for name in SECONDS_FIELDS & fields.keys():
-        seconds = fields[name]
-        if isinstance(seconds, float) and seconds.is_integer():
-            fields[name] = int(seconds)
+    fields = {"ok": not isinstance(reply, Refusal), **_converter.unstructure(reply)}
     if ref is not None:
         fields["ref"] = ref
     return _line(fields) + body
