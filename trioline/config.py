@@ -141,9 +141,12 @@ def behind_links(path: Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
+REJECTED_SUFFIX = ".rejected"
+
+
 def default_rejected(output: Path) -> Path:
     """Where an output's rejected lines go, unless told otherwise."""
-    return output.with_name(output.name + ".rejected")
+    return output.with_name(output.name + REJECTED_SUFFIX)
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import msgspec
 from storage_helpers import Crash, CrashFiles, settings_for
 
@@ -36,6 +37,8 @@ class Trial:
     def __init__(self, seed: int, fsync: Fsync | None = None) -> None:
         self.rng = rng = random.Random(seed)
         self.settings: JobSettings = SETTINGS[fsync or POLICIES[seed % len(POLICIES)]]
+        if seed % 4 == 1:  # a file that needs a mark
+            self.settings = attrs.evolve(self.settings, rejected=FOLDER / "bad")
         self.line_count = rng.choice((1, 3, 6, 12))
         self.files = CrashFiles()
         self.files.put(self.settings.input, b"%d\n" % seed * self.line_count)

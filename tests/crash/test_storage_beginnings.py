@@ -14,6 +14,7 @@ from trioline.errors import StorageError
 from trioline.storage import Job, Results
 
 FOLDER = Path("/d")
+REJECTED = ["out.rejected", "bad"]
 
 
 def open_and_crash(files: CrashFiles, settings: JobSettings, at: int) -> bool:
@@ -29,8 +30,9 @@ def open_and_crash(files: CrashFiles, settings: JobSettings, at: int) -> bool:
     return False
 
 
-def test_a_job_that_was_half_made_is_made_again() -> None:
-    settings = settings_for(FOLDER)
+@pytest.mark.parametrize("rejected", REJECTED)
+def test_a_job_that_was_half_made_is_made_again(rejected: str) -> None:
+    settings = attrs.evolve(settings_for(FOLDER), rejected=FOLDER / rejected)
     for at in range(1, 100):
         files = CrashFiles()
         files.put(settings.input, input_of(3))
@@ -45,11 +47,12 @@ def test_a_job_that_was_half_made_is_made_again() -> None:
     assert at > 15
 
 
+@pytest.mark.parametrize("rejected", REJECTED)
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_a_job_that_was_half_thrown_away_is_never_taken_for_a_whole_one(
-    *, is_finished: bool
+    rejected: str, *, is_finished: bool
 ) -> None:
-    settings = settings_for(FOLDER)
+    settings = attrs.evolve(settings_for(FOLDER), rejected=FOLDER / rejected)
     fresh = attrs.evolve(settings, fresh=True)
     refused = 0
     for at in range(1, 100):

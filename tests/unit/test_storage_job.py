@@ -565,13 +565,25 @@ def test_the_folder_of_the_real_output_is_synced(tmp_path: Path) -> None:
 
 
 def test_two_hard_links_are_one_output(settings: JobSettings) -> None:
-    settings.output.touch()
     other = settings.output.with_name("other")
-    other.hardlink_to(settings.output)
+    second = attrs.evolve(settings, output=other, rejected=other.with_name("other.rejected"))
+    Job.open(second).close()
     job = Job.open(settings)
+    other.unlink()
+    other.hardlink_to(settings.output)
     with pytest.raises(JobLocked, match=r"at work on .*other, perhaps by another of its names"):
-        Job.open(attrs.evolve(settings, output=other, rejected=other.with_name("other.rejected")))
+        Job.open(second)
     job.close()
+
+
+@pytest.mark.parametrize("name", ["out", "out.rejected"])
+def test_a_job_begins_with_no_file_that_has_another_name(settings: JobSettings, name: str) -> None:
+    other = settings.output.with_name("other")
+    other.touch()
+    settings.output.with_name(name).hardlink_to(other)
+    with pytest.raises(UsageError, match=f"{name} has several names .hard links."):
+        Job.open(settings)
+    assert not settings.state.exists()
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "input"])

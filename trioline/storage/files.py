@@ -41,6 +41,8 @@ class Stat:
     """What kind of file it is, as ``stat`` has it."""
     mtime_ns: int = 0
     """When it was written to."""
+    link_count: int = 1
+    """Names that it has."""
 
     @property
     def is_file(self) -> bool:
@@ -204,6 +206,7 @@ def _stat_from(result: os.stat_result) -> Stat:
         inode=result.st_ino,
         mode=result.st_mode,
         mtime_ns=result.st_mtime_ns,
+        link_count=result.st_nlink,
     )
 
 

@@ -19,6 +19,7 @@ from types import TracebackType
 from trioline import config
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
+from trioline.storage.claims import claim
 from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk, Files, OsFiles
 from trioline.storage.frames import Frame, Kind, frames_from
@@ -125,6 +126,7 @@ class Job:
             # Once more: what is there now may not have been when the lock was taken.
             lock.hold(settings.output, settings.rejected)
             lock.check()
+            claim(disk, settings, run)  # two may have been made at once where there are no locks
             state = recover(disk, settings, run, segment_bytes, given=given)
             opened.pop_all()
         return cls(settings, run, state, lock, is_resumed=found is not None)

@@ -17,6 +17,7 @@ from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME
+from trioline.storage.claims import are_same, check_claims, claim, is_mark, release
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, Stat
 from trioline.storage.journal import taken_over
@@ -41,26 +42,20 @@ def check_paths(disk: Disk, settings: JobSettings) -> int:
     given = _check_input(disk, settings.input)
     for path, option in ((settings.output, "the output"), (settings.rejected, "--rejected")):
         _check_target(disk, path, option, given, settings.input)
-    if _are_same(disk, settings.output, settings.rejected):
+    if are_same(disk, settings.output, settings.rejected):
         raise UsageError(
             f"{settings.output} is named as the output and as --rejected: name two files."
         )
     state = disk.stat(settings.state)
     if state is not None and not state.is_folder:
+        if is_mark(disk, settings.state):
+            check_claims(disk, settings, None)
         raise UsageError(
             f"{settings.state} is no folder, but the job's state belongs there: move it away."
         )
     if state is not None and not disk.is_writable(settings.state):
         raise UsageError(f"{settings.state} is not writable: check its permissions.")
     return given.size
-
-
-def _are_same(disk: Disk, one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, or would, were it there."""
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
-    found, second = disk.stat(one), disk.stat(other)
-    return found is not None and second is not None and found.is_same(second)
 
 
 def _check_input(disk: Disk, path: Path) -> Stat:
@@ -104,13 +99,14 @@ def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
     """Where no job is: refuse files that something else has put there.
 
     Raises:
-        UsageError: Output or rejected file exist and are not empty.
+        UsageError: Output or rejected file are another job's, or are not empty.
         StorageError: There was a job, but what describes it is gone.
     """
     # Sizes first: another server, just making its job, fills them only after run.json is there.
     filled = [path for path in (settings.output, settings.rejected) if disk.size(path)]
     if disk.stat(settings.state / RUN_NAME) is not None:
         return
+    check_claims(disk, settings, None)
     names = disk.names(settings.state)
     if any(is_segment(name) for name in names) or (filled and CHECKPOINT_NAME in names):
         path = settings.state / RUN_NAME
@@ -121,6 +117,13 @@ def check_unclaimed(disk: Disk, settings: JobSettings) -> None:
             f"{filled[0]} exists and is not this job's: move it away or choose another. Nothing was"
             " touched."
         )
+    for path in (settings.output, settings.rejected):
+        found = disk.stat(path)
+        if found is not None and found.link_count > 1:
+            raise UsageError(
+                f"{path} has several names (hard links), and may be another job's by one of them:"
+                " choose another file. Nothing was touched."
+            )
 
 
 def check_discard(disk: Disk, settings: JobSettings, run: Run) -> None:
@@ -131,6 +134,8 @@ def check_discard(disk: Disk, settings: JobSettings, run: Run) -> None:
             Nothing was touched.
     """
     old, new = run.rejected_path(settings.output), settings.rejected
+    for path in (old, new):
+        check_claims(disk, attrs.evolve(settings, rejected=path), run)
     given, claimed, wanted = disk.stat(settings.input), disk.stat(old), disk.stat(new)
     if claimed is not None and given is not None and claimed.is_same(given):
         raise UsageError(
@@ -182,6 +187,8 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         input_offset=0,
     )
     _write_first(disk, settings, first, lock)
+    lock.check()
+    claim(disk, settings, run)
     sync_folders(disk, settings)
     write_run(disk, settings.state, run, lock.check)
     return run
@@ -221,6 +228,7 @@ def discard(disk: Disk, settings: JobSettings, run: Run) -> None:
     disk.sync_folder(run.rejected_path(settings.output).parent)
     disk.unlink(settings.state / RUN_NAME)
     disk.sync_folder(settings.state)
+    release(disk, settings, run)
 
 
 def _is_claimed(name: str) -> bool:

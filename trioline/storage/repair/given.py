@@ -12,6 +12,7 @@ from trioline._version import __version__
 from trioline.config import JobSettings, default_rejected
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.claims import check_claims
 from trioline.storage.damage import STATE_SUFFIX, NewerFormat
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
@@ -33,6 +34,12 @@ class Given:
         """The job's folder."""
         return self.output.with_name(self.output.name + STATE_SUFFIX)
 
+    def rejected_path(self, run: Run | None) -> Path:
+        """Where the job's rejected lines are."""
+        if run is not None:
+            return run.rejected_path(self.output)
+        return self.rejected or default_rejected(self.output)
+
 
 @attrs.define
 class Notes:
@@ -53,11 +60,21 @@ class Identity:
     is_run_lost: bool
 
 
+def find_rejected(disk: Disk, given: Given) -> Path:
+    """Where the rejected lines of a job are that may be damaged.
+
+    Raises:
+        UsageError, StorageError: As ``identify``.
+    """
+    return given.rejected_path(_read_run(disk, given, Notes()))
+
+
 def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
     """Find out what the job is.
 
     Raises:
-        UsageError: The input is not there, is another one, or must be named.
+        UsageError: The input is not there, is another one, or must be named; or a file is another
+            job's.
         StorageError: A later version of trioline wrote it.
     """
     run = _read_run(disk, given, notes)
@@ -116,23 +133,21 @@ def _settings(disk: Disk, given: Given, run: Run | None) -> JobSettings:
     placeholder = given.placeholder if run is None else run.placeholder.encode()
     if placeholder is None:
         placeholder = b"" if text else b"null"
-    rejected = given.rejected or default_rejected(given.output)
     path = given.input or Path(run.input if run is not None else "")
-    if run is not None:
-        rejected = run.rejected_path(given.output)
-        if disk.stat(path) is None:
-            raise UsageError(f"The input {path} is not there: say where it is with --input.")
+    if run is not None and disk.stat(path) is None:
+        raise UsageError(f"The input {path} is not there: say where it is with --input.")
     settings = JobSettings(
         input=path,
         output=given.output,
         text=text,
         placeholder=placeholder,
-        rejected=rejected,
+        rejected=given.rejected_path(run),
         max_line_bytes=1 << 30,
     )
     size = check_paths(disk, settings)
     if run is not None:
         check_match(disk, run, settings, size)
+    check_claims(disk, settings, run)
     return settings
 
 

@@ -18,6 +18,7 @@ from trioline import config
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME, crc_of
+from trioline.storage.claims import claim
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
@@ -51,6 +52,7 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     if base.finished:
         _cut(disk, plan.settings.output, base.output_bytes)
         _cut(disk, plan.settings.rejected, base.rejected_bytes)
+    claim(disk, plan.settings, plan.run)
     sync_folders(disk, plan.settings)
     table = plan.settings.state / CHECKSUMS_NAME
     draft = beside(table)

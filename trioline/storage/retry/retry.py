@@ -19,6 +19,7 @@ import attrs
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.claims import check_claims
 from trioline.storage.files import Disk, File, Files, OsFiles
 from trioline.storage.lock import Lock
 from trioline.storage.new_file import NewFile
@@ -68,7 +69,7 @@ class Retry:
         """Lock the job, end a retry that was stopped in its last step, or prepare a new one.
 
         Raises:
-            UsageError: There is no such job, or it is not over.
+            UsageError: There is no such job, or it is not over, or its rejected file is another's.
             JobLocked: A server is at work on it.
             StorageError: A file failed or is not what was written.
         """
@@ -79,7 +80,9 @@ class Retry:
             opened.callback(lock.close)
             lock.hold(settings.output, run.rejected_path(settings.output))
             check_match(disk, run, settings, input_bytes)
+            check_claims(disk, settings, run)
             last = finish_swap(disk, RetryFiles(settings)) or _read_last(disk, settings, run)
+            lock.hold(settings.output, settings.rejected)  # what was put in place are other files
             if not last.finished:
                 raise UsageError(
                     f"The job of {settings.output} is not over: end it first, by the command that"
