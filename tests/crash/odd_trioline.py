@@ -13,6 +13,7 @@ from pathlib import Path
 
 from odd_files import HANG_SECONDS, OddFiles
 
+import trioline.cli.repair
 import trioline.storage.job
 from trioline.cli import main
 
@@ -42,5 +43,6 @@ def _switch() -> list[str]:
 
 
 if __name__ == "__main__":
-    vars(trioline.storage.job)["OsFiles"] = SwitchedFiles  # stands in for the class
+    for module in (trioline.storage.job, trioline.cli.repair):
+        vars(module)["OsFiles"] = SwitchedFiles  # stands in for the class
     sys.exit(main.run(sys.argv[1:]))

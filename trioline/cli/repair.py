@@ -15,7 +15,7 @@ from trioline.errors import UsageError
 from trioline.storage.files import Disk, OsFiles
 from trioline.storage.lock import Lock
 from trioline.storage.opening import LOCK_NAME
-from trioline.storage.repair.given import Given
+from trioline.storage.repair.given import Given, find_rejected
 from trioline.storage.repair.mending import mend, open_once
 from trioline.storage.repair.plan import Plan, examine
 
@@ -69,7 +69,8 @@ def repair_command(
         raise UsageError(f"There is no job at {output}: {given.state} is no folder.")
     disk = Disk(OsFiles())
     with contextlib.closing(Lock(disk, given.state / LOCK_NAME)) as lock:
-        lock.hold(given.output)
+        files = given.output, find_rejected(disk, given)
+        lock.hold(*files)
         plan = examine(disk, given)
         _tell(plan)
         if not plan.is_needed:
@@ -78,6 +79,7 @@ def repair_command(
             click.echo("Nothing was changed. --yes does it.")
             return EXIT_OTHER
         copies = mend(disk, plan, datetime.datetime.now(datetime.UTC))
+        lock.hold(*files)  # what was made anew is another file
         written, ahead = open_once(disk, plan)
     click.echo(f"Done. Copies of what was changed are in {copies}.")
     click.echo(

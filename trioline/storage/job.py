@@ -128,8 +128,11 @@ class Job:
             lock.check()
             claim(disk, settings, run)  # two may have been made at once where there are no locks
             state = recover(disk, settings, run, segment_bytes, given=given)
+            job = cls(settings, run, state, lock, is_resumed=found is not None)
+            opened.callback(job.close)
+            lock.hold(settings.output, settings.rejected)  # one may have been made anew
             opened.pop_all()
-        return cls(settings, run, state, lock, is_resumed=found is not None)
+        return job
 
     # --- what there is ----------------------------------------------------------------------
 

@@ -191,7 +191,8 @@ class Lock:
         if held is not None:
             del self._held[path]
             held.close()
-        if self._disk.stat(path) is None:
+        found = self._disk.stat(path)
+        if found is None or not found.is_file:
             return False
         file = self._disk.open(path, os.O_RDWR)
         try:
