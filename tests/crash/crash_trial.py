@@ -46,6 +46,8 @@ class Trial:
             self.files.short_writes = rng
         if rng.random() < 0.2:
             self.files.fail = self.full_at_times
+        elif seed % 5 == 2:
+            self.files.fail = without_locks
         self.segment_bytes = rng.choice((64, 64, 300, 1 << 20))
         self.sync_share = rng.choice((0.1, 0.6))
         self.crash_count = 0
@@ -100,6 +102,8 @@ class Trial:
             self.files.lose_power(self.rng)
             self.acknowledged = dict(self.safe)
             self.kept = dict(self.safe_kept)
+        if self.files.has(self.settings.state / "owner"):
+            self.files.unlink(self.settings.state / "owner")  # by hand: nobody is at work
 
     def work(self) -> None:
         """Open the job, check what is there, and go on with it to its end."""
@@ -238,6 +242,11 @@ class Trial:
         assert job.journal_bytes == 0
         job.close()
         assert self.files.open_count == 0
+
+
+def without_locks(call: str, _path: Path, _count: int) -> int | None:
+    """A file system that has none."""
+    return errno.ENOLCK if call == "lock" else None
 
 
 def run_trial(seed: int) -> None:

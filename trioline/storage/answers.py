@@ -24,7 +24,9 @@ class Mark:
     written_count: int
     rejected_count: int
     output_bytes: int
+    output_crc: int
     rejected_bytes: int
+    rejected_crc: int
 
 
 class Answers:
@@ -119,29 +121,38 @@ class Answers:
         """Remember how far both files reach, for ``cut_back``. Nothing may be gathered."""
         assert not self._pieces
         return Mark(
-            self.written_count, self.rejected_count, self.output.length, self.rejected.length
+            self.written_count,
+            self.rejected_count,
+            self.output.length,
+            self.output.grown_crc,
+            self.rejected.length,
+            self.rejected.grown_crc,
         )
 
     def cut_back(self, mark: Mark) -> None:
         """Take back all that was taken since ``mark``."""
         self._pieces, self._records, self._gathered_bytes = [], [], 0
-        for file, length in (
-            (self.output, mark.output_bytes),
-            (self.rejected, mark.rejected_bytes),
+        for file, length, crc in (
+            (self.output, mark.output_bytes, mark.output_crc),
+            (self.rejected, mark.rejected_bytes, mark.rejected_crc),
         ):
             if file.length != length:
                 file.cut(length)
+                file.grown_crc = crc
         self.written_count = mark.written_count
         self.rejected_count = mark.rejected_count
 
-    def check(self) -> None:
+    def check(self, *, is_guarded: bool) -> None:
         """Hold against both files what was written.
+
+        Args:
+            is_guarded: As for ``GrowingFile.check``.
 
         Raises:
             StorageError: Somebody else changed one.
         """
-        self.output.check()
-        self.rejected.check()
+        self.output.check(is_guarded=is_guarded)
+        self.rejected.check(is_guarded=is_guarded)
 
     def end_replay(self) -> None:
         """Cut off what is behind the last line, and sync both files."""

@@ -34,6 +34,7 @@ from trioline.storage.opening import (
     check_unclaimed,
     create,
     discard,
+    fence_journal,
 )
 from trioline.storage.recovery import State, next_checkpoint, recover
 from trioline.storage.retry_files import check_no_swap
@@ -127,6 +128,8 @@ class Job:
             lock.hold(settings.output, settings.rejected)
             lock.check()
             claim(disk, settings, run)  # two may have been made at once where there are no locks
+            if lock.is_stand_in:
+                fence_journal(disk, settings.state)
             state = recover(disk, settings, run, segment_bytes, given=given)
             job = cls(settings, run, state, lock, is_resumed=found is not None)
             opened.callback(job.close)
@@ -182,8 +185,7 @@ class Job:
         with self._final_errors:
             frames = frames_from(entries)
             self._check_new(frames)
-            if not self._lock.is_holding:
-                self._lock.check()  # what is written over another server's lines is not had back
+            self._check_lock()
             written, answers = self.written_count, self._answers.mark()
             journal = self._journal.mark()
             try:
@@ -269,9 +271,11 @@ class Job:
 
     def _place(self, frames: list[Frame]) -> None:
         """Put frames into journal and output, in the order that the policy's promise needs."""
-        if self.settings.fsync is Fsync.ALWAYS:
+        if self.settings.fsync is Fsync.ALWAYS or not self._lock.is_holding:
             places = self._journal.append(frames)
-            self._journal.sync()
+            if self.settings.fsync is Fsync.ALWAYS:
+                self._journal.sync()
+            self._check_lock()  # a sync may take long
         else:
             in_turn = _in_turn(frames, self.written_count)
             frames = frames[len(in_turn) :]
@@ -282,6 +286,12 @@ class Job:
         for frame, place in zip(frames, places, strict=True):
             self._merge.apply(frame, place)
         self._answers.flush()
+
+    def _check_lock(self) -> None:
+        """Before the output is written: what is written over another server's lines is not had back
+        at once."""
+        if not self._lock.is_holding:
+            self._lock.check()
 
     def _make_durable(self, input_offset: int, *, finished: bool) -> None:
         self._check_unchanged()
@@ -308,7 +318,7 @@ class Job:
         self._last = self._checkpoints.repeat(self._last)
 
     def _check_unchanged(self) -> None:
-        self._answers.check()
+        self._answers.check(is_guarded=self._lock.is_holding)
         state = self.settings.state
         if not self._checkpoints.is_in_place():
             raise StorageError(f"{state} was moved or removed while the job ran.", state)

@@ -172,6 +172,11 @@ class Lock:
             raise
         return file
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether the file system has no locks, and an owner file stands in for one."""
+        return self._owner is not None
+
     def hold(self, *paths: Path) -> None:
         """Keep other servers from files, whatever their names and even if ours is removed.
 

@@ -24,7 +24,7 @@ from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
 from trioline.storage.retry_files import RetryFiles, clear
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
-from trioline.storage.segment import is_segment
+from trioline.storage.segment import is_segment, number_of
 
 CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "lock"
@@ -236,6 +236,20 @@ def _is_claimed(name: str) -> bool:
     name = name.removesuffix(".new")
     is_owner = name.startswith("owner.")  # put aside, and so nobody's any more
     return is_segment(name) or is_owner or name in (CHECKPOINT_NAME, CHECKSUMS_NAME)
+
+
+def fence_journal(disk: Disk, state: Path) -> None:
+    """Put a copy in the place of the newest segment.
+
+    Where there are no locks, a server that lost its own may be in the midst of a commit. What it
+    still appends is nowhere then, and not before the results of those who come after it.
+    """
+    newest = max(filter(is_segment, disk.names(state)), key=number_of, default=None)
+    if newest is not None:
+        new = state / (newest + ".new")
+        disk.write_whole(new, disk.read_whole(state / newest, disk.size(state / newest)))
+        disk.rename(new, state / newest)
+        disk.sync_folder(state)
 
 
 def sync_folders(disk: Disk, settings: JobSettings) -> None:

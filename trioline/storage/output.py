@@ -36,6 +36,8 @@ class GrowingFile:
         self._file = disk.open(path, os.O_RDWR)
         self._is_synced = True
         self._tail_end = self._tail_bytes = self._tail_crc = 0
+        self.grown_crc = 0
+        """crc32 of what was appended since the last ``tail``."""
 
     def append(self, data: bytes) -> None:
         """Write at the end.
@@ -56,6 +58,7 @@ class GrowingFile:
             self._file.cut(size)
             raise
         self.length += len(data)
+        self.grown_crc = zlib.crc32(data, self.grown_crc)
 
     def read(self, count: int, offset: int) -> bytes:
         """Read what was written; fewer bytes only at the end of the file."""
@@ -85,10 +88,15 @@ class GrowingFile:
         length = min(self.length, TAIL_BYTES)
         crc = self._crc(self.length - length, length) or 0
         self._tail_end, self._tail_bytes, self._tail_crc = self.length, length, crc
+        self.grown_crc = 0
         return length, crc
 
-    def check(self) -> None:
+    def check(self, *, is_guarded: bool = True) -> None:
         """Hold against the file what was written: its place, its length, and the last ``tail``.
+
+        Args:
+            is_guarded: Whether no other server can be writing there; else all that was appended
+                since is read back.
 
         Raises:
             StorageError: Somebody else replaced it, made it longer or shorter, or wrote there.
@@ -101,6 +109,8 @@ class GrowingFile:
         begin = self._tail_end - self._tail_bytes
         if self._crc(begin, self._tail_bytes) != self._tail_crc:
             raise self._changed(f"bytes {begin} to {self._tail_end} are not what was written")
+        if not is_guarded and self._crc(self._tail_end, size - self._tail_end) != self.grown_crc:
+            raise self._changed(f"bytes {self._tail_end} to {size} are not what was written")
 
     def check_begin(self, tail_bytes: int = 0, tail_crc: int = 0) -> None:
         """Hold against the file what a checkpoint says of its first ``length`` bytes.
