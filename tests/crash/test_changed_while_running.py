@@ -6,6 +6,7 @@ were, and must leave the file as it found it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Plain, numbers, serving
-from storage_helpers import settings_for
+from processes import Plain, invoke, numbers, serving
+from storage_helpers import CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
-from trioline.errors import StorageError
+from trioline.errors import DiskFull, StorageError
 from trioline.storage import Entry, Job, Rejection, Results
 
 LINES = 8
@@ -104,6 +105,126 @@ def test_nothing_is_written_behind_a_cut(
     assert caught.value.path == str(path)
     assert path.read_bytes() == left
     job.close()
+
+
+# --- between the acknowledgement and the durable point --------------------------------------------
+
+
+BEHIND: list[Entry] = [
+    Results(DURABLE, 1, b"true\n"),
+    Rejection(DURABLE + 1, b'{"id":5,"errors":["true"]}\n'),
+]
+"""Acknowledged, and not yet at a durable point."""
+BEHIND_ALL: list[Entry] = [Results(0, 1, b"true\n"), Rejection(1, b'{"id":1,"errors":["true"]}\n')]
+
+
+def edited_behind(folder: Path, fsync: Fsync, name: str) -> tuple[Job, JobSettings]:
+    """A job in which an acknowledged answer was edited before its durable point."""
+    settings = settings_for(folder, fsync=fsync)
+    settings.input.write_bytes(numbers(LINES))
+    job = Job.open(settings)
+    job.commit([entry(line) for line in range(DURABLE)])
+    job.sync(job.source.offset_of(DURABLE))
+    job.commit(BEHIND)
+    path = folder / name
+    path.write_bytes(path.read_bytes().replace(b"true", b"lies"))
+    return job, settings
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("name", ["out", "out.rejected"])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_an_answer_edited_right_after_it_was_acknowledged_is_not_summed_up(
+    tmp_path: Path, name: str, fsync: Fsync, *, is_over: bool
+) -> None:
+    job, settings = edited_behind(tmp_path, fsync, name)
+    end = LINES if is_over else DURABLE + 2
+    if is_over:
+        job.commit([Results(line, 1, b"%d\n" % line) for line in range(DURABLE + 2, LINES)])
+    path, state = tmp_path / name, settings.state / "checkpoint"
+    left = path.read_bytes(), state.read_bytes()
+    with pytest.raises(StorageError, match=r"changed by somebody else: bytes") as caught:
+        (job.finish if is_over else job.sync)(job.source.offset_of(end))
+    assert f"`trioline repair {settings.output}`" in str(caught.value)
+    assert caught.value.path == str(path)
+    job.close()
+    assert (path.read_bytes(), state.read_bytes()) == left
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("name", ["out", "out.rejected"])
+def test_the_true_answers_come_back_from_the_journal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, fsync: Fsync
+) -> None:
+    """Or are computed again, where only the output had them."""
+    job, settings = edited_behind(tmp_path, fsync, name)
+    with pytest.raises(StorageError, match="changed by somebody else"):
+        job.sync(job.source.offset_of(DURABLE + 2))
+    job.close()
+    is_lost = fsync is not Fsync.ALWAYS and name == "out"
+    counted = "1 that a start takes from the journal; 1 that were done are" if is_lost else "2 that"
+    said = invoke("repair", "--yes", settings.output, capture=capfd.readouterr)
+    assert said.code == 0
+    assert said.stdout.startswith(f"Nothing is damaged: {DURABLE} lines hold, and {counted}")
+    again = Job.open(settings)
+    assert again.written_count == (DURABLE if is_lost else DURABLE + 2)
+    if is_lost:
+        again.commit(BEHIND[:1])
+    again.commit([Results(line, 1, b"%d\n" % line) for line in range(DURABLE + 2, LINES)])
+    again.finish(again.source.offset_of(LINES))
+    again.close()
+    assert b"lies" not in settings.output.read_bytes() + settings.rejected.read_bytes()
+    assert settings.output.read_bytes().splitlines()[DURABLE] == b"true"
+    assert b'"true"' in settings.rejected.read_bytes()
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("name", ["out", "out.rejected"])
+def test_what_a_start_puts_into_the_files_is_held_against_them_too(fsync: Fsync, name: str) -> None:
+    """Lines that it adopts, or takes from the journal, edited before its checkpoint."""
+    settings = settings_for(Path("/d"), fsync=fsync)
+    files = CrashFiles()
+    files.put(settings.input, numbers(LINES))
+    job = Job.open(settings, files)
+    job.commit(BEHIND_ALL)
+    files.kill()
+    path, edits = settings.output.with_name(name), [b"lies"]
+
+    def edit_before_the_sync(call: str, at: Path, _count: int) -> None:
+        if (call, at) == ("truncate", path) and edits:
+            fd = files.open(path, os.O_RDWR)
+            files.pwrite(fd, edits.pop(), files.get(path).index(b"true"))
+
+    files.fail = edit_before_the_sync
+    before = files.get(settings.state / "checkpoint")
+    with pytest.raises(StorageError, match="changed by somebody else: bytes 0 to"):
+        Job.open(settings, files)
+    assert not edits
+    assert files.get(settings.state / "checkpoint") == before
+
+
+def test_a_commit_that_was_taken_back_is_no_edit() -> None:
+    settings = settings_for(Path("/d"))
+    files = CrashFiles()
+    files.put(settings.input, numbers(LINES))
+    job = Job.open(settings, files)
+    job.commit([entry(0)])
+    is_full = [True]
+    files.fail = lambda call, path, _: (
+        errno.ENOSPC if (call, path) == ("pwrite", settings.rejected) and is_full else None
+    )
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            job.commit([entry(1), entry(2)])
+    job.sync(job.source.offset_of(1))
+    is_full.clear()
+    job.commit([Results(1, 2, b"another\nanswer\n")])
+    job.sync(job.source.offset_of(3))
+    job.close()
+    assert files.get(settings.output) == b'"answer 0"\nanother\nanswer\n'
+
+
+# --- what describes the job ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["out.trioline", "out.trioline/checkpoint"])

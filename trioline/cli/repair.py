@@ -91,7 +91,14 @@ def repair_command(
 
 def _tell(plan: Plan) -> None:
     if not plan.is_needed:
-        click.echo(f"Nothing is damaged: {plan.base.lines:,} lines hold.")
+        counts = plan.counts
+        more, again = counts.written + counts.ahead - plan.base.lines, counts.redone
+        click.echo(
+            f"Nothing is damaged: {plan.base.lines:,} lines hold"
+            + (f", and {more:,} that a start takes from the journal" if more else "")
+            + (f"; {again:,} that were done are computed again" if again else "")
+            + "."
+        )
         return
     for line in plan.found:
         click.echo(f"found: {line}")

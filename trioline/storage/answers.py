@@ -25,6 +25,7 @@ class Mark:
     rejected_count: int
     output_bytes: int
     output_crc: int
+    """Of what the output grew by since the last durable point."""
     rejected_bytes: int
     rejected_crc: int
 
@@ -120,13 +121,14 @@ class Answers:
     def mark(self) -> Mark:
         """Remember how far both files reach, for ``cut_back``. Nothing may be gathered."""
         assert not self._pieces
+        output, rejected = self.output, self.rejected
         return Mark(
             self.written_count,
             self.rejected_count,
-            self.output.length,
-            self.output.grown_crc,
-            self.rejected.length,
-            self.rejected.grown_crc,
+            output.length,
+            output.grown_crc,
+            rejected.length,
+            rejected.grown_crc,
         )
 
     def cut_back(self, mark: Mark) -> None:
@@ -137,34 +139,35 @@ class Answers:
             (self.rejected, mark.rejected_bytes, mark.rejected_crc),
         ):
             if file.length != length:
-                file.cut(length)
-                file.grown_crc = crc
+                file.cut_back(length, crc)
         self.written_count = mark.written_count
         self.rejected_count = mark.rejected_count
 
-    def check(self, *, is_guarded: bool) -> None:
+    def check(self) -> None:
         """Hold against both files what was written.
-
-        Args:
-            is_guarded: As for ``GrowingFile.check``.
 
         Raises:
             StorageError: Somebody else changed one.
         """
-        self.output.check(is_guarded=is_guarded)
-        self.rejected.check(is_guarded=is_guarded)
+        self.output.check()
+        self.rejected.check()
 
     def end_replay(self) -> None:
         """Cut off what is behind the last line, and sync both files."""
         self.flush()
         for file in (self.output, self.rejected):
-            file.cut(file.length)
+            file.cut_off()
             file.sync()
 
     def sync(self) -> None:
         """Return when both files are on the disk."""
         self.output.sync()
         self.rejected.sync()
+
+    def settle(self) -> None:
+        """After a checkpoint: it vouches for all of both files."""
+        self.output.settle()
+        self.rejected.settle()
 
     def close(self) -> None:
         """Close both files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from array import array
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from trioline.storage.checksums import (
     CHECKSUMS_NAME,
     ENTRY_BYTES,
     Proof,
-    Read,
     Table,
     Tally,
-    crc_of,
     run_through,
 )
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, File, Stat
+from trioline.storage.output import GrowingFile
 
 
 class Checksums:
@@ -33,9 +33,7 @@ class Checksums:
     Args:
         folder: Of the job's state.
         input_path: Read by a descriptor of its own: the job's source belongs to another thread.
-        output: Its path, for messages.
-        read_output: Reads the output.
-        read_rejected: Reads the rejected file.
+        output: Knows what was written to it, as does ``rejected``.
         given: The input that the job reads.
     """
 
@@ -44,17 +42,15 @@ class Checksums:
         disk: Disk,
         folder: Path,
         input_path: Path,
-        output: Path,
-        read_output: Read,
-        read_rejected: Read,
+        output: GrowingFile,
+        rejected: GrowingFile,
         given: Stat,
     ) -> None:
         self._disk = disk
         self._path = folder / CHECKSUMS_NAME
         self._input_path = input_path
         self._output = output
-        self._read_output = read_output
-        self._read_rejected = read_rejected
+        self._rejected = rejected
         self._given = given
         self._input: File | None = None
         self._table: Table | None = None
@@ -67,10 +63,11 @@ class Checksums:
         """
         needed = Proof.of_output(last).block_count * ENTRY_BYTES
         if self._disk.stat(self._path) is None:
-            raise damaged(self._path, "is missing", self._output)
+            raise damaged(self._path, "is missing", self._output.path)
         size = self._disk.size(self._path)
         if size < needed:
-            raise damaged(self._path, f"ends at byte {size}, but {needed} were safe", self._output)
+            what = f"ends at byte {size}, but {needed} were safe"
+            raise damaged(self._path, what, self._output.path)
 
     def cover(self, last: Checkpoint, new: Checkpoint) -> Checkpoint:
         """Put what was done between two checkpoints into the table, and sync it.
@@ -88,15 +85,19 @@ class Checksums:
         outputs = Tally(last.line_count, last.output_crc, last.output_sums_crc)
         if lines > last.line_count or new.finished:
             run_through(inputs, input_file.read, last.input_offset, new.input_offset)
-            run_through(outputs, self._read_output, last.output_bytes, new.output_bytes)
-            for tally, path in ((inputs, self._input_path), (outputs, self._output)):
-                if tally.line_count != lines:
-                    raise _changed(path, last.line_count, tally.line_count, lines)
+            if inputs.line_count != lines:
+                raise _changed(self._input_path, last.line_count, inputs.line_count, lines)
+            for data in self._output.grown():
+                outputs.feed(data)
+            assert outputs.line_count == lines
         # After it was read: what was written to it since it was opened may be in the sums, or be
         # what lines were handed out as that are ahead of their turn.
         for found in (input_file.stat(), self._disk.stat(self._input_path)):
             if found is not None and not found.is_unchanged(self._given):
                 raise _written_to(self._input_path)
+        rejected_crc = last.rejected_crc
+        for data in self._rejected.grown():
+            rejected_crc = zlib.crc32(data, rejected_crc)
         if new.finished and not last.finished:  # a full disk may have it come twice
             inputs.end_block()
             outputs.end_block()
@@ -109,9 +110,7 @@ class Checksums:
             output_crc=outputs.crc,
             input_sums_crc=inputs.sums_crc,
             output_sums_crc=outputs.sums_crc,
-            rejected_crc=crc_of(
-                self._read_rejected, last.rejected_bytes, new.rejected_bytes, last.rejected_crc
-            ),
+            rejected_crc=rejected_crc,
             assumed_first=last.assumed_first,
             assumed_end=last.assumed_end,
             input_mtime_ns=self._given.mtime_ns,

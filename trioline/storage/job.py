@@ -308,6 +308,7 @@ class Job:
         )
         self._checkpoints.write(checkpoint)
         self._last = checkpoint
+        self._answers.settle()
         self._lock.check()
         self._lock.renew()
         self._synced_bytes = self._grown_bytes()
@@ -318,7 +319,7 @@ class Job:
         self._last = self._checkpoints.repeat(self._last)
 
     def _check_unchanged(self) -> None:
-        self._answers.check(is_guarded=self._lock.is_holding)
+        self._answers.check()
         state = self.settings.state
         if not self._checkpoints.is_in_place():
             raise StorageError(f"{state} was moved or removed while the job ran.", state)

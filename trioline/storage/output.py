@@ -1,13 +1,15 @@
 """A file that only grows at its end: the output, and the file of rejected lines.
 
 The length is tracked here, not asked for: each write goes to a known offset, so that a write that
-was cut short, or done before a crash, is done again in its place.
+was cut short, or done before a crash, is done again in its place. So is the crc32 of what is
+written between two durable points: what is summed up then is what was written, not what is found.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from trioline.errors import DiskFull, StorageError
@@ -33,11 +35,12 @@ class GrowingFile:
         self._output = output or path
         self.length = length
         """Bytes, tracked."""
+        self.grown_crc = 0
+        """crc32 of what was written since ``settle``, or since it was opened."""
+        self._settled = length
         self._file = disk.open(path, os.O_RDWR)
         self._is_synced = True
         self._tail_end = self._tail_bytes = self._tail_crc = 0
-        self.grown_crc = 0
-        """crc32 of what was appended since the last ``tail``."""
 
     def append(self, data: bytes) -> None:
         """Write at the end.
@@ -60,22 +63,44 @@ class GrowingFile:
         self.length += len(data)
         self.grown_crc = zlib.crc32(data, self.grown_crc)
 
-    def read(self, count: int, offset: int) -> bytes:
-        """Read what was written; fewer bytes only at the end of the file."""
-        return self._file.read(count, offset)
-
     def adopt(self, length: int, crc: int) -> bool:
         """Take the next ``length`` bytes, written before a crash, if they have this crc32."""
-        if self._crc(self.length, length) != crc:
+        end, found, grown_crc = self.length + length, 0, self.grown_crc
+        # In one go: read twice, it might be something else the second time.
+        for data in self._pieces(self.length, end):
+            found, grown_crc = zlib.crc32(data, found), zlib.crc32(data, grown_crc)
+        if found != crc:
             return False
-        self.length += length
+        self.length, self.grown_crc = end, grown_crc
         return True
 
-    def cut(self, length: int) -> None:
-        """Cut the file after ``length`` bytes."""
+    def cut_off(self) -> None:
+        """Cut off what is behind ``length``."""
         self._is_synced = False
-        self._file.cut(length)
-        self.length = length
+        self._file.cut(self.length)
+
+    def cut_back(self, length: int, grown_crc: int) -> None:
+        """Go back to where ``length`` and ``grown_crc`` were these."""
+        self.length, self.grown_crc = length, grown_crc
+        self.cut_off()
+
+    def grown(self) -> Iterator[bytes]:
+        """Read back what was written since ``settle``, in order.
+
+        Raises:
+            StorageError: At the end: it is not what was written. What was yielded counts for
+                nothing then.
+        """
+        crc = 0
+        for data in self._pieces(self._settled, self.length):
+            crc = zlib.crc32(data, crc)
+            yield data
+        if crc != self.grown_crc:
+            raise self._changed(f"bytes {self._settled} to {self.length} are not what was written")
+
+    def settle(self) -> None:
+        """Begin anew with what ``grown`` tells of: a checkpoint vouches for all that is there."""
+        self._settled, self.grown_crc = self.length, 0
 
     def sync(self, *, force: bool = False) -> None:
         """Return when the file is on the disk; ``force``: also what another process wrote."""
@@ -88,15 +113,10 @@ class GrowingFile:
         length = min(self.length, TAIL_BYTES)
         crc = self._crc(self.length - length, length) or 0
         self._tail_end, self._tail_bytes, self._tail_crc = self.length, length, crc
-        self.grown_crc = 0
         return length, crc
 
-    def check(self, *, is_guarded: bool = True) -> None:
+    def check(self) -> None:
         """Hold against the file what was written: its place, its length, and the last ``tail``.
-
-        Args:
-            is_guarded: Whether no other server can be writing there; else all that was appended
-                since is read back.
 
         Raises:
             StorageError: Somebody else replaced it, made it longer or shorter, or wrote there.
@@ -109,8 +129,6 @@ class GrowingFile:
         begin = self._tail_end - self._tail_bytes
         if self._crc(begin, self._tail_bytes) != self._tail_crc:
             raise self._changed(f"bytes {begin} to {self._tail_end} are not what was written")
-        if not is_guarded and self._crc(self._tail_end, size - self._tail_end) != self.grown_crc:
-            raise self._changed(f"bytes {self._tail_end} to {size} are not what was written")
 
     def check_begin(self, tail_bytes: int = 0, tail_crc: int = 0) -> None:
         """Hold against the file what a checkpoint says of its first ``length`` bytes.
@@ -141,14 +159,17 @@ class GrowingFile:
 
     def _crc(self, offset: int, length: int) -> int | None:
         """crc32 of a part of the file; None where the file ends before."""
-        crc, end = 0, offset + length
-        while offset < end:
-            data = self._file.read(min(_READ_BYTES, end - offset), offset)
-            if not data:
-                return None
+        crc = 0
+        for data in self._pieces(offset, offset + length):
             crc = zlib.crc32(data, crc)
-            offset += len(data)
-        return crc
+            length -= len(data)
+        return None if length else crc
+
+    def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
+        """A part of the file, or what is there of it."""
+        while begin < end and (data := self._file.read(min(_READ_BYTES, end - begin), begin)):
+            yield data
+            begin += len(data)
 
     def _changed(self, how: str) -> StorageError:
         return damaged(self.path, f"was changed by somebody else: {how}", self._output)

@@ -98,9 +98,8 @@ def _open_files(
         disk,
         settings.state,
         settings.input,
-        settings.output,
-        answers.output.read,
-        answers.rejected.read,
+        answers.output,
+        answers.rejected,
         source.stat,
     )
     opened.callback(checksums.close)
@@ -141,6 +140,7 @@ def _go_on(
         last, answers, state.journal, state.checksums, offset, epoch=last.epoch + 1
     )
     state.checkpoints.write(last)
+    answers.settle()
     # Else a server that is killed before each durable point leaves one more segment each time.
     if state.journal.has_below(last.line_count):
         last = state.checkpoints.repeat(last)
