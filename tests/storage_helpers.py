@@ -35,6 +35,7 @@ class _Inode:
     """Writes (offset, bytes) and cuts (length, None) since the last sync, in order."""
     mtime_ns: int = 0
     """Counts the changes."""
+    ctime_ns: int = 0
 
 
 @attrs.define(eq=False)
@@ -82,6 +83,11 @@ class CrashFiles:
         """What is in a file now."""
         folder, name = self._find(path)
         return bytes(folder.names[name].data)
+
+    def set_times(self, path: Path, mtime_ns: int, ctime_ns: int) -> None:
+        """Say when a file was changed."""
+        folder, name = self._find(path)
+        folder.names[name].mtime_ns, folder.names[name].ctime_ns = mtime_ns, ctime_ns
 
     def has(self, path: Path) -> bool:
         """Whether there is such a file."""
@@ -312,7 +318,13 @@ class CrashFiles:
 
 
 def _stat_of(inode: _Inode) -> Stat:
-    return Stat(size=len(inode.data), device=1, inode=inode.number, mtime_ns=inode.mtime_ns)
+    return Stat(
+        size=len(inode.data),
+        device=1,
+        inode=inode.number,
+        mtime_ns=inode.mtime_ns,
+        ctime_ns=inode.ctime_ns,
+    )
 
 
 def _error(code: int, path: Path) -> OSError:

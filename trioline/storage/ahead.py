@@ -33,6 +33,15 @@ class AheadIndex:
         """How many of the lines are rejected ones."""
         return self._rejected_count
 
+    @property
+    def end(self) -> int:
+        """The line after the highest one; 0: there is none."""
+        for key in sorted(self._chunks, reverse=True):
+            filled = self._chunks[key].tobytes().rstrip(b"\0")
+            if filled:
+                return key * _CHUNK_LINES + (len(filled) + 7) // 8
+        return 0
+
     def place(self, line: int) -> int | None:
         """Where the line's frame is; None for a line that is not ahead."""
         chunk = self._chunks.get(line // _CHUNK_LINES)

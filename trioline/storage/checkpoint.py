@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQq")
+_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQqq")
 _CRC = struct.Struct("<I")
 
 
@@ -73,9 +73,19 @@ class Checkpoint:
     where it is lost."""
     assumed_first: int = 0
     assumed_end: int = 0
-    """Lines that a repair took by their form alone are among these; none where both are equal."""
+    """Lines of which nothing proves what they answer are among these, after a repair or with an
+    input that may have been changed; none where both are equal."""
     input_mtime_ns: int = 0
     """When the input was written to, as it was then; 0: not known."""
+    input_ctime_ns: int = 0
+    """When anything about it changed; 0: not known."""
+
+    def doubting(self, lines: range) -> Checkpoint:
+        """The same with some lines more of which nothing proves what they answer."""
+        first, end = lines.start, lines.stop
+        if self.assumed_first < self.assumed_end:
+            first, end = min(first, self.assumed_first), max(end, self.assumed_end)
+        return attrs.evolve(self, assumed_first=first, assumed_end=end)
 
     def pack(self) -> bytes:
         """Encode as one slot."""

@@ -83,7 +83,7 @@ class Tally:
     def take_sums(self) -> array[int]:
         """Hand over the sums of the blocks completed since the last call."""
         sums, self.sums = self.sums, array("I")
-        self.sums_crc = zlib.crc32(_encoded(sums), self.sums_crc)
+        self.sums_crc = zlib.crc32(encoded(sums), self.sums_crc)
         return sums
 
     def _go_on(self, data: bytes, cut: int) -> int:
@@ -206,8 +206,8 @@ class Table:
             at += len(data)
             sums = from_bytes(data[: len(data) // ENTRY_BYTES * ENTRY_BYTES])
             crcs = (
-                zlib.crc32(_encoded(sums[::2]), crcs[0]),
-                zlib.crc32(_encoded(sums[1::2]), crcs[1]),
+                zlib.crc32(encoded(sums[::2]), crcs[0]),
+                zlib.crc32(encoded(sums[1::2]), crcs[1]),
             )
         return (
             not left and crcs[0] == last.input_sums_crc,
@@ -241,10 +241,11 @@ def interleaved(inputs: array[int], outputs: array[int]) -> bytes:
     assert len(inputs) == len(outputs)
     sums = array("I", bytes(ENTRY_BYTES * len(inputs)))
     sums[::2], sums[1::2] = inputs, outputs
-    return _encoded(sums)
+    return encoded(sums)
 
 
-def _encoded(sums: array[int]) -> bytes:
+def encoded(sums: array[int]) -> bytes:
+    """Encode sums."""
     if sys.byteorder == "big":
         sums = array("I", sums)
         sums.byteswap()

@@ -22,6 +22,7 @@ from trioline.storage.checksums import (
 )
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk, File, Stat
+from trioline.storage.input_ahead import InputAhead
 from trioline.storage.output import GrowingFile
 
 
@@ -54,6 +55,8 @@ class Checksums:
         self._given = given
         self._input: File | None = None
         self._table: Table | None = None
+        self.ahead = InputAhead(lambda count, at: self._opened_input().read(count, at), given.size)
+        """The input's sums where lines are answered ahead of their turn."""
 
     def check(self, last: Checkpoint) -> None:
         """Find a table that is not there, or not all of it; what it says is left to ``verify``.
@@ -103,6 +106,9 @@ class Checksums:
             outputs.end_block()
         if inputs.sums:
             first = last.line_count // BLOCK_LINES
+            other = self.ahead.hold(first, inputs.sums)
+            if other is not None:
+                raise _written_to(self._input_path)
             self._write(first, inputs.take_sums(), outputs.take_sums())
         return attrs.evolve(
             new,
@@ -114,6 +120,7 @@ class Checksums:
             assumed_first=last.assumed_first,
             assumed_end=last.assumed_end,
             input_mtime_ns=self._given.mtime_ns,
+            input_ctime_ns=self._given.ctime_ns,
         )
 
     def close(self) -> None:

@@ -41,6 +41,8 @@ class Stat:
     """What kind of file it is, as ``stat`` has it."""
     mtime_ns: int = 0
     """When it was written to."""
+    ctime_ns: int = 0
+    """When anything about it changed; nobody can set that back."""
     link_count: int = 1
     """Names that it has."""
 
@@ -206,6 +208,7 @@ def _stat_from(result: os.stat_result) -> Stat:
         inode=result.st_ino,
         mode=result.st_mode,
         mtime_ns=result.st_mtime_ns,
+        ctime_ns=result.st_ctime_ns,
         link_count=result.st_nlink,
     )
 

@@ -37,6 +37,8 @@ class Kind(enum.IntEnum):
     """Where in the output ``count`` lines are: offset, length, crc32."""
     TRIED = 4
     """What was tried with ``count`` lines that were not settled then."""
+    INPUT = 5
+    """What ``count`` lines of the input were: the crc32 of each block of 64 of them."""
 
 
 _KINDS = frozenset(Kind)

@@ -36,10 +36,11 @@ from trioline.storage.opening import (
     discard,
     fence_journal,
 )
-from trioline.storage.recovery import State, next_checkpoint, recover
+from trioline.storage.recovery import next_checkpoint, recover
 from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
+from trioline.storage.state import State
 
 __all__ = ["Entry", "Job", "Rejection", "Results", "Tried"]
 
@@ -296,13 +297,13 @@ class Job:
     def _make_durable(self, input_offset: int, *, finished: bool) -> None:
         self._check_unchanged()
         self._answers.sync()
-        self._journal.sync()
         checkpoint = next_checkpoint(
             self._last,
             self._answers,
             self._journal,
             self._checksums,
             input_offset,
+            ahead_end=self._ahead.end,
             epoch=self._last.epoch,
             finished=finished,
         )

@@ -13,12 +13,12 @@ from pathlib import Path
 import attrs
 
 from trioline.config import JobSettings
-from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.covering import Checksums, replaced
 from trioline.storage.damage import damaged
+from trioline.storage.doubts import check_input, doubt, offset_of
 from trioline.storage.files import Disk, Stat
 from trioline.storage.frames import Kind
 from trioline.storage.journal import Journal, Mark
@@ -27,33 +27,24 @@ from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
 from trioline.storage.run import Run
 from trioline.storage.source import Source
+from trioline.storage.state import State
 from trioline.storage.tried import TriedIndex
 
 
-@attrs.frozen(kw_only=True)
-class State:
-    """The opened files of a job."""
-
-    checkpoints: CheckpointFile
-    last: Checkpoint
-    """The newest one."""
-    answers: Answers
-    journal: Journal
-    ahead: AheadIndex
-    tried: TriedIndex
-    checksums: Checksums
-    source: Source
-    warning: str | None = None
-    """What the user should know of the input."""
-
-
 def recover(
-    disk: Disk, settings: JobSettings, run: Run, segment_bytes: int, *, given: Stat | None = None
+    disk: Disk,
+    settings: JobSettings,
+    run: Run,
+    segment_bytes: int,
+    *,
+    given: Stat | None = None,
+    proved_end: int = 0,
 ) -> State:
     """Open a job's files and bring them to where the last server was.
 
     Args:
         given: The input that was held against ``run``; None: nobody changes it meanwhile.
+        proved_end: Lines below it were just held against the input, also those that are ahead.
 
     Raises:
         StorageError: A file is missing or is not what was written.
@@ -66,8 +57,8 @@ def recover(
             state = _take_up_finished(state)
         else:
             _replay(state)
-            state = attrs.evolve(state, warning=_warning(state))
-            state = _go_on(disk, settings, run, state, opened)
+            state = doubt(state, proved_end)
+            state = _go_on(disk, settings, run, state, opened, is_mended=bool(proved_end))
         opened.pop_all()
     return state
 
@@ -127,17 +118,29 @@ def _take_up_finished(state: State) -> State:
 
 
 def _go_on(
-    disk: Disk, settings: JobSettings, run: Run, state: State, opened: contextlib.ExitStack
+    disk: Disk,
+    settings: JobSettings,
+    run: Run,
+    state: State,
+    opened: contextlib.ExitStack,
+    *,
+    is_mended: bool,
 ) -> State:
     """After the replay: the input from where the output ends, and a checkpoint of a new epoch."""
     answers, last = state.answers, state.last
-    offset = _offset_of(state.source, answers.written_count, settings.state)
+    offset = offset_of(state.source, answers.written_count, settings.state)
     given = state.source.stat
     state.source.close()
     source = _open_source(disk, settings, run, given, answers.written_count, offset)
     opened.callback(source.close)
     last = next_checkpoint(
-        last, answers, state.journal, state.checksums, offset, epoch=last.epoch + 1
+        last,
+        answers,
+        state.journal,
+        state.checksums,
+        offset,
+        ahead_end=state.ahead.end if is_mended else 0,
+        epoch=last.epoch + 1,
     )
     state.checkpoints.write(last)
     answers.settle()
@@ -148,20 +151,6 @@ def _go_on(
     return attrs.evolve(state, last=last, source=source)
 
 
-def _warning(state: State) -> str | None:
-    """Before the checkpoint of a new epoch: is the input as the last server saw it?"""
-    count = state.answers.written_count + len(state.ahead)
-    known = state.last.input_mtime_ns
-    if not count or known in (0, state.source.stat.mtime_ns):
-        return None
-    return (
-        f"{state.source.path} was written to, touched or copied since the last server opened it:"
-        f" the {count:,} lines that were answered before may answer another text, and of those"
-        " that were not safe in the output `trioline verify` cannot tell. If it is as it was, all"
-        " is well; if not, put it back, or begin anew with --fresh."
-    )
-
-
 def next_checkpoint(
     last: Checkpoint,
     answers: Answers,
@@ -169,10 +158,16 @@ def next_checkpoint(
     checksums: Checksums,
     input_offset: int,
     *,
+    ahead_end: int,
     epoch: int,
     finished: bool = False,
 ) -> Checkpoint:
-    """The checkpoint after ``last``, of files that are synced; its lines' checksums are, too."""
+    """The checkpoint after ``last``, of files that are synced; its lines' checksums are, too.
+
+    Args:
+        ahead_end: The line after the last one that is ahead: up to there the journal gets what the
+            input is, and is synced.
+    """
     tail_bytes, tail_crc = answers.output.tail()
     rejected_tail_bytes, rejected_tail_crc = answers.rejected.tail()
     checkpoint = Checkpoint(
@@ -188,14 +183,20 @@ def next_checkpoint(
         tail_crc=tail_crc,
         rejected_tail_bytes=rejected_tail_bytes,
         rejected_tail_crc=rejected_tail_crc,
-        journal_segment=0 if finished else journal.newest,
-        journal_bytes=0 if finished else journal.newest_bytes,
-        journal_older_bytes=0
-        if finished
-        else journal.bytes_beyond(answers.written_count, journal.newest),
         finished=finished,
     )
-    return checksums.cover(last, checkpoint)
+    checkpoint = checksums.cover(last, checkpoint)
+    if ahead_end or checksums.ahead.is_other:
+        checksums.ahead.record(journal, checkpoint, ahead_end)
+    journal.sync()
+    if finished:
+        return checkpoint
+    return attrs.evolve(
+        checkpoint,
+        journal_segment=journal.newest,
+        journal_bytes=journal.newest_bytes,
+        journal_older_bytes=journal.bytes_beyond(checkpoint.line_count, journal.newest),
+    )
 
 
 def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:
@@ -250,22 +251,15 @@ def _replay(state: State) -> None:
     journal.sync_all()
     merge = Merge(answers, journal, ahead)
     for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
+        if frame.kind is Kind.INPUT:
+            state.checksums.ahead.put(frame)
+            continue
         if frame.kind is Kind.TRIED and frame.end > answers.written_count:
             state.tried.put(frame, place)
         merge.apply(frame, place)
     journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
+    check_input(state)
     answers.end_replay()
     ahead.advance(last.line_count, answers.written_count)
     journal.end_replay()
     journal.sync_all()
-
-
-def _offset_of(source: Source, line: int, state: Path) -> int:
-    try:
-        return source.offset_of(line)
-    except ValueError as error:
-        raise StorageError(
-            f"{state} holds results for {line} lines, but the input {source.path} has only"
-            f" {source.known_count}. Nothing is lost: put the input back as it was.",
-            source.path,
-        ) from error

@@ -68,7 +68,8 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
 
 def open_once(disk: Disk, plan: Plan) -> tuple[int, int]:
     """Open the job as a start would; returns its lines written, and those ahead of their turn."""
-    state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES)
+    proved_end = plan.last.line_count if plan.last is not None else 0
+    state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES, proved_end=proved_end)
     numbers = state.answers.written_count, len(state.ahead)
     for part in (state.source, state.journal, state.checksums, state.answers, state.checkpoints):
         part.close()
@@ -165,6 +166,7 @@ def _checkpoint(
         assumed_first=assumed.start,
         assumed_end=assumed.stop,
         input_mtime_ns=plan.last.input_mtime_ns if plan.last is not None else 0,
+        input_ctime_ns=plan.last.input_ctime_ns if plan.last is not None else 0,
     )
 
 

@@ -19,6 +19,7 @@ from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.given import Given, Identity, Notes, identify
+from trioline.storage.repair.input_state import without_changed_input
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
@@ -140,11 +141,16 @@ def examine(disk: Disk, given: Given) -> Plan:
     notes = Notes()
     job = identify(disk, given, notes)
     check_no_swap(disk, job.settings)
-    scans = scan_journal(disk, job.settings.state, job.run.id_bytes)
+    all_scans = scan_journal(disk, job.settings.state, job.run.id_bytes)
     last = job.last
-    has_gaps = last is not None and look_for_gaps(given.state, scans, last, notes)
-    segments = damaged_segments(scans, last, notes)
+    has_gaps = last is not None and look_for_gaps(given.state, all_scans, last, notes)
+    segments = damaged_segments(all_scans, last, notes)
+    is_journal_damaged = has_gaps or bool(segments)
     line_count = _line_count(disk, job.settings)
+    scans = without_changed_input(disk, job, all_scans, line_count, notes)
+    segments = [
+        scan for old, scan in zip(all_scans, scans, strict=True) if old in segments or old != scan
+    ]
     kept = look_at_output(disk, job, scans, line_count, notes)
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
@@ -168,10 +174,10 @@ def examine(disk: Disk, given: Given) -> Plan:
         is_rejected_rebuilt=rejected.is_rebuilt,
         makes_lost_records=rejected.is_lost,
         unknown=unknown,
-        is_journal_damaged=has_gaps or bool(segments),
+        is_journal_damaged=is_journal_damaged,
         found=tuple(notes.found),
         steps=tuple(notes.steps),
-        counts=_count(job, scans, base, [*rescued, *told], line_count),
+        counts=_count(job, scans, base, [*rescued, *told], all_scans, line_count),
     )
 
 
@@ -282,13 +288,18 @@ def _rescued(
 
 
 def _count(
-    job: Identity, scans: list[Scan], base: Base, saved: list[Run], line_count: int
+    job: Identity,
+    scans: list[Scan],
+    base: Base,
+    saved: list[Run],
+    all_scans: list[Scan],
+    line_count: int,
 ) -> Counts:
     if base.finished:
         return Counts(written=base.lines, ahead=0, open=0, redone=0)
     settled = [*_held(scans), *_lines_of([base.run, *saved])]
     ranges = Ranges(settled)
-    done = [piece.lines for piece in _pieces(scans) if piece.is_settling]
+    done = [piece.lines for piece in _pieces(all_scans) if piece.is_settling]
     known = job.last.line_count if job.last is not None else 0
     total = ranges.count(line_count)
     written = ranges.ends[0] if ranges.firsts[:1] == [0] else 0

@@ -35,6 +35,8 @@ class Piece:
     end: int
     region: Region | None = None
     """Of a WRITTEN frame."""
+    sums: bytes = b""
+    """Of an INPUT frame, as it has them."""
 
     @property
     def lines(self) -> tuple[int, int]:
@@ -44,7 +46,7 @@ class Piece:
     @property
     def is_settling(self) -> bool:
         """Whether it says that its lines are settled."""
-        return self.kind is not Kind.TRIED
+        return self.kind not in (Kind.TRIED, Kind.INPUT)
 
     @property
     def has_results(self) -> bool:
@@ -126,6 +128,7 @@ def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
                 first=frame.first,
                 end=frame.end,
                 region=Region.unpack(frame.payload) if frame.kind is Kind.WRITTEN else None,
+                sums=frame.payload if frame.kind is Kind.INPUT else b"",
             )
             yield piece
             at += piece.length

@@ -305,8 +305,9 @@ class _Verification:
             path = self._subject.output
             text = (
                 f"{path}: lines {first:,} to {end - 1:,} are not proved: a repair took some of them"
-                " by their form alone, as nothing recorded what they were. Only computing them"
-                " again brings their proof back."
+                " by their form alone, or the input was written to, touched or copied after they"
+                " were answered, and nothing recorded what they were. Only computing them again"
+                " brings their proof back."
             )
             self._report.is_proved = False
             self._report.add(
