@@ -5,6 +5,7 @@ Their answers wait in the journal, where no table of checksums speaks for them.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import zlib
@@ -20,7 +21,7 @@ from repair_helpers import mend_all
 from storage_helpers import Crash, CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
-from trioline.errors import StorageError
+from trioline.errors import DiskFull, StorageError
 from trioline.storage import Job, Rejection, Results, encode_record, input_ahead
 from trioline.storage import run as run_file
 from trioline.storage.checkpoint import Checkpoint
@@ -198,6 +199,42 @@ def test_a_repair_has_only_what_was_handed_in_with_it_answered_again(
     assert redone <= finish(files, settings)
     assert verified(files, settings).holds
     assert is_aligned(files.get(settings.output), now)
+
+
+def test_what_was_recorded_of_lines_that_the_output_has_is_no_more_asked_for() -> None:
+    """It may be in a segment that is still needed; `verify` has its own sums of these lines."""
+    files = CrashFiles()
+    settings = stuck_job(files)
+    job = Job.open(settings, files)
+    job.commit(answered([STUCK], text_of()))
+    sync(job)
+    job.commit(answered([140], text_of()))
+    sync(job)
+    job.close()
+    put(files, settings, edited(text_of(), 70))
+    finish(files, settings)
+    (finding,) = verified(files, settings).findings
+    assert (finding.line, finding.last_line) == (64, 127)
+
+
+def test_what_a_full_disk_kept_from_the_journal_is_recorded_when_there_is_room() -> None:
+    files = CrashFiles()
+    settings = settings_for(FOLDER)
+    put(files, settings, text_of())
+    job = Job.open(settings, files)
+    job.commit(answered(range(100, 110), text_of()))
+    files.fail = lambda call, path, _: (
+        errno.ENOSPC if call == "pwrite" and path.name.startswith("journal") else None
+    )
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            sync(job)
+    files.fail = None
+    sync(job)
+    job.close()
+    put(files, settings, edited(text_of(), 105))
+    with pytest.raises(StorageError, match="lines 64 to 127"):
+        Job.open(settings, files)
 
 
 def test_nothing_is_recorded_while_nothing_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
