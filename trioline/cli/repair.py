@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
-from trioline.cli.options import placeholder_bytes, text_option
+from trioline.cli.options import placeholder_bytes
 from trioline.config import behind_links
 from trioline.errors import UsageError
 from trioline.storage.files import Disk, OsFiles
@@ -32,8 +32,12 @@ _path = click.Path(path_type=Path)
     type=_path,
     help="Where the input is, if it was moved, or if run.json was lost.",
 )
-@text_option
-@click.option("--placeholder", metavar="JSON", help="As the job had it; only if run.json was lost.")
+@click.option(
+    "--text/--no-text",
+    default=None,
+    help="As the job had it; only if run.json was lost and OUTPUT does not tell.",
+)
+@click.option("--placeholder", metavar="JSON", help="The same.")
 @click.option(
     "--rejected",
     "rejected_path",
@@ -45,7 +49,7 @@ def repair_command(
     output: Path,
     yes: bool,
     input_path: Path | None,
-    text: bool,
+    text: bool | None,
     placeholder: str | None,
     rejected_path: Path | None,
 ) -> int:

@@ -16,6 +16,7 @@ from trioline.storage.claims import check_claims
 from trioline.storage.damage import STATE_SUFFIX, NewerFormat
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
+from trioline.storage.repair.options import Options, find_options
 from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
 
 
@@ -25,7 +26,7 @@ class Given:
 
     output: Path
     input: Path | None = None
-    text: bool = False
+    text: bool | None = None
     placeholder: bytes | None = None
     rejected: Path | None = None
 
@@ -79,10 +80,13 @@ def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
     """
     run = _read_run(disk, given, notes)
     last = _read_slots(disk, given.state / CHECKPOINT_NAME, run, notes)
-    settings = _settings(disk, given, run)
+    settings = _settings(disk, given, run, last)
     is_run_lost = run is None
     if run is None:
-        notes.steps.append(f"write {given.state / RUN_NAME} anew for {settings.input}")
+        options = Options(text=settings.text, placeholder=settings.placeholder)
+        notes.steps.append(
+            f"write {given.state / RUN_NAME} anew, for {settings.input} with {options}"
+        )
         run = _new_run(disk, settings, last)
     return Identity(settings=settings, run=run, last=last, is_run_lost=is_run_lost)
 
@@ -101,8 +105,8 @@ def _read_run(disk: Disk, given: Given, notes: Notes) -> Run | None:
             notes.found.append(f"{path} is missing")
     if run is None and given.input is None:
         raise UsageError(
-            f"{notes.found[-1]}: say what the job was with --input INPUT (and --text,"
-            " --placeholder, --rejected where they were given), so that it can be made anew."
+            f"{notes.found[-1]}: name the input with --input INPUT, so that it can be made anew;"
+            " and the file of --rejected, where the job had that option."
         )
     return run
 
@@ -128,27 +132,50 @@ def _read_slots(disk: Disk, path: Path, run: Run | None, notes: Notes) -> Checkp
     return max(slots, key=lambda slot: slot.sequence)
 
 
-def _settings(disk: Disk, given: Given, run: Run | None) -> JobSettings:
-    text = given.text if run is None else run.text
-    placeholder = given.placeholder if run is None else run.placeholder.encode()
-    if placeholder is None:
-        placeholder = b"" if text else b"null"
-    path = given.input or Path(run.input if run is not None else "")
-    if run is not None and disk.stat(path) is None:
+def _settings(disk: Disk, given: Given, run: Run | None, last: Checkpoint | None) -> JobSettings:
+    if run is None:
+        return _settings_anew(disk, given, last)
+    _check_given(given, run)
+    path = given.input or Path(run.input)
+    if disk.stat(path) is None:
         raise UsageError(f"The input {path} is not there: say where it is with --input.")
     settings = JobSettings(
         input=path,
         output=given.output,
-        text=text,
-        placeholder=placeholder,
+        text=run.text,
+        placeholder=run.placeholder.encode(),
         rejected=given.rejected_path(run),
         max_line_bytes=1 << 30,
     )
-    size = check_paths(disk, settings)
-    if run is not None:
-        check_match(disk, run, settings, size)
+    check_match(disk, run, settings, check_paths(disk, settings))
     check_claims(disk, settings, run)
     return settings
+
+
+def _check_given(given: Given, run: Run) -> None:
+    """Refuse what ``run.json`` has otherwise."""
+    path = given.state / RUN_NAME
+    for option, value, was in (
+        ("--text", given.text, run.text),
+        ("--placeholder", given.placeholder, run.placeholder.encode()),
+    ):
+        if value is not None and value != was:
+            raise UsageError(
+                f"{option} is not what {path} has, which is whole: leave that option out."
+            )
+
+
+def _settings_anew(disk: Disk, given: Given, last: Checkpoint | None) -> JobSettings:
+    settings = JobSettings(
+        input=given.input or Path(),
+        output=given.output,
+        rejected=given.rejected_path(None),
+        max_line_bytes=1 << 30,
+    )
+    check_paths(disk, settings)
+    check_claims(disk, settings, None)
+    options = find_options(disk, settings, last, text=given.text, placeholder=given.placeholder)
+    return attrs.evolve(settings, text=options.text, placeholder=options.placeholder)
 
 
 def _new_run(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> Run:

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from trioline.config import JobSettings
-from trioline.errors import StorageError
+from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME, ENTRY_BYTES, Proof, Table
 from trioline.storage.files import Disk
@@ -149,13 +149,19 @@ def _changes_of_input(disk: Disk, job: Identity, sums: Sums) -> list[tuple[int, 
     """First and last block of the input's lines that are not those that were answered.
 
     Raises:
-        StorageError: It is another one, or changed where nothing records what it was.
+        UsageError: It is another one.
+        StorageError: It changed where nothing records what it was.
     """
     path, last = job.settings.input, job.last
-    if last is None:
-        return sums.read_input(disk, path)
-    if sums.are_inputs_vouched:
+    if last is None or sums.are_inputs_vouched:
         changed = sums.read_input(disk, path)
+        if job.is_run_lost and sums.is_another_input:
+            raise UsageError(
+                f"{path} is not the input of this job: none of its lines have the checksums that"
+                " the job recorded. Name the one that it had with --input."
+            )
+        if last is None:
+            return changed
         # Only run.json says that it is the job's input at all.
         if not changed or not job.is_run_lost:
             return changed

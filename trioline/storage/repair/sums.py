@@ -76,6 +76,12 @@ class Sums:
         """Whether the block's lines of the input are those that were answered, as far as known."""
         return not self._bad_inputs[number]
 
+    @property
+    def is_another_input(self) -> bool:
+        """Whether no block of what ``read_input`` read is what was answered."""
+        known = [number for number in range(self.block_count) if self.at(number).is_known]
+        return bool(known) and all(self._bad_inputs[number] for number in known)
+
     def read_input(self, disk: Disk, path: Path) -> list[tuple[int, int]]:
         """Hold the input against the sums; returns first and last block of changed stretches."""
         at = 0

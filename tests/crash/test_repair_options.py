@@ -1,0 +1,143 @@
+"""With ``run.json`` lost the files say what the job's options were, whatever the command says."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from damage_helpers import FOLDER, STATE, Contents, contents, files_with
+from repair_helpers import JOB, repaired
+from storage_helpers import CrashFiles, input_line, input_of, settings_for
+
+from trioline.config import JobSettings
+from trioline.errors import UsageError
+from trioline.storage.entries import Entry, Rejection, Results
+from trioline.storage.files import Disk
+from trioline.storage.job import Job
+from trioline.storage.rejected import encode_record
+from trioline.storage.repair.given import Given
+from trioline.storage.repair.plan import examine
+from trioline.storage.run import RUN_NAME, read_run
+
+LINES = 200
+REJECTED = 70
+KNOWN = attrs.evolve(JOB, input=FOLDER / "in")
+
+
+def job_of(
+    *, text: bool = False, placeholder: bytes = b"null", is_rejecting: bool = True
+) -> tuple[Contents, JobSettings]:
+    """A finished job, of one rejected line."""
+    settings = attrs.evolve(settings_for(FOLDER, text=text), placeholder=placeholder)
+    files = CrashFiles()
+    files.put(settings.input, input_of(LINES))
+    job = Job.open(settings, files)
+    job.commit([_entry(line, text, is_rejecting) for line in range(LINES)])
+    job.finish(job.source.offset_of(LINES))
+    files.kill()
+    return contents(files), settings
+
+
+def _entry(line: int, text: bool, is_rejecting: bool) -> Entry:
+    if line == REJECTED and is_rejecting:
+        content = input_line(line)
+        return Rejection(line, encode_record(line, content, attempts=1, losses=0, errors=["no"]))
+    return Results(line, 1, b"%d words\n" % line if text and line > 3 else b"%d\n" % line)
+
+
+def without(data: Contents, *names: str) -> Contents:
+    return {path: content for path, content in data.items() if path.name not in names}
+
+
+LOST = [(RUN_NAME,), (RUN_NAME, "checkpoint"), (RUN_NAME, "checkpoint", "checksums")]
+
+
+def check_the_same(data: Contents, job: Given, settings: JobSettings) -> None:
+    files, plan = repaired(data, job)
+    run = read_run(Disk(files), STATE)
+    assert run is not None
+    assert (run.text, run.placeholder.encode()) == (settings.text, settings.placeholder)
+    assert plan.base.rejected_count == 1
+    assert plan.counts.open == 0
+    Job.open(settings, files).close()
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("given", [None, b'{"failed":true}'])
+def test_the_placeholder_is_read_where_a_record_is(
+    lost: tuple[str, ...], given: bytes | None
+) -> None:
+    data, settings = job_of(placeholder=b'{"failed":true}')
+    job = attrs.evolve(KNOWN, placeholder=given)
+    check_the_same(without(data, *lost), job, settings)
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_another_placeholder_is_refused_with_its_place(lost: tuple[str, ...]) -> None:
+    data, _ = job_of(placeholder=b"0")
+    damaged = without(data, *lost)
+    byte = len(b"".join(data[FOLDER / "out"].splitlines(keepends=True)[:REJECTED]))
+    files = files_with(damaged)
+    with pytest.raises(UsageError) as refused:
+        examine(Disk(files), attrs.evolve(KNOWN, placeholder=b"null"))
+    said = str(refused.value)
+    assert f"line {REJECTED} of /d/out (byte {byte}) is '0'" in said
+    assert "say --placeholder 0" in said
+    assert contents(files) == damaged
+
+
+@pytest.mark.parametrize("lost", LOST[:2])
+@pytest.mark.parametrize("given", [None, True])
+def test_a_line_that_is_no_json_tells_of_text(lost: tuple[str, ...], given: bool | None) -> None:
+    data, settings = job_of(text=True, placeholder=b"")
+    check_the_same(without(data, *lost), attrs.evolve(KNOWN, text=given), settings)
+
+
+def test_that_it_was_no_job_of_text_is_refused_with_the_place() -> None:
+    data, _ = job_of(text=True, placeholder=b"")
+    with pytest.raises(UsageError, match=r"line 4 of /d/out \(byte 8\) is '4 words'"):
+        examine(Disk(files_with(without(data, RUN_NAME))), attrs.evolve(KNOWN, text=False))
+
+
+def test_a_line_that_is_no_json_is_asked_about_where_no_checksum_proves_it() -> None:
+    data, settings = job_of(text=True, placeholder=b"")
+    damaged = without(data, *LOST[2])
+    with pytest.raises(UsageError, match=r"line 4 of /d/out \(byte 8\).*--text.*--no-text"):
+        examine(Disk(files_with(damaged)), KNOWN)
+    check_the_same(damaged, attrs.evolve(KNOWN, text=True), settings)
+    data, settings = job_of(is_rejecting=False)
+    damaged = without(data, *LOST[2])
+    damaged[settings.output] = damaged[settings.output].replace(b"\n4\n", b"\n!\n", 1)
+    plan = examine(Disk(files_with(damaged)), attrs.evolve(KNOWN, text=False))
+    assert plan.base.lines == 4
+
+
+def test_a_damaged_line_tells_nothing_where_others_are_proved() -> None:
+    data, settings = job_of(placeholder=b"0")
+    output = data[settings.output].replace(b"\n70\n", b"\n!!\n", 1).replace(b"\n3\n", b"\n!\n", 1)
+    _, plan = repaired({**without(data, RUN_NAME), settings.output: output}, KNOWN)
+    assert plan.settings.placeholder == b"0"
+    assert not plan.settings.text
+
+
+def test_what_run_json_has_otherwise_is_refused() -> None:
+    data, _ = job_of()
+    for other in (attrs.evolve(JOB, placeholder=b"0"), attrs.evolve(JOB, text=True)):
+        with pytest.raises(UsageError, match=r"is not what /d/out\.trioline/run\.json has"):
+            examine(Disk(files_with(data)), other)
+
+
+def test_a_rejected_file_of_somebody_else_is_refused() -> None:
+    data, _ = job_of()
+    damaged = {**without(data, RUN_NAME), FOLDER / "notes": b"mine\n"}
+    with pytest.raises(UsageError, match="/d/notes, given for --rejected, has no record"):
+        examine(Disk(files_with(damaged)), attrs.evolve(KNOWN, rejected=FOLDER / "notes"))
+
+
+@pytest.mark.parametrize("lost", LOST[:2])
+def test_another_input_is_refused(lost: tuple[str, ...]) -> None:
+    data, _ = job_of()
+    damaged = {**without(data, *lost), FOLDER / "other": b"other\n" * LINES}
+    files = files_with(damaged)
+    with pytest.raises(UsageError, match="/d/other is not the input"):
+        examine(Disk(files), attrs.evolve(KNOWN, input=FOLDER / "other"))
+    assert contents(files) == damaged

@@ -1,0 +1,229 @@
+"""What a job's options were, where ``run.json`` is lost: its files know more than who asks.
+
+A line of the output that has a record in the rejected file is the placeholder, and a line that is
+no JSON is one of a job of text. Lines that a checksum proves are believed in any case, others only
+where all of them say the same, as damage may have made them what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import attrs
+
+from trioline.config import JobSettings
+from trioline.errors import UsageError
+from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.checksums import (
+    BLOCK_LINES,
+    CHECKSUMS_NAME,
+    ENTRY_BYTES,
+    Proof,
+    Table,
+    crc_of,
+)
+from trioline.storage.files import Disk, File
+from trioline.storage.repair.forms import first_no_json, is_json
+from trioline.storage.repair.line_file import LineFile
+from trioline.storage.repair.records import good_records
+from trioline.storage.repair.sums import Sums
+from trioline.storage.repair.walk import Run, Walk
+
+_SHOWN_BYTES = 60
+"""Of a line, in a sentence."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What must not change while a job goes on, besides its files."""
+
+    text: bool
+    placeholder: bytes
+
+    def __str__(self) -> str:
+        text = "--text " if self.text else ""
+        return f"{text}--placeholder {_quoted(self.placeholder)}"
+
+
+@attrs.frozen(kw_only=True)
+class Spot:
+    """A line of the output that says what the job was."""
+
+    path: Path
+    line: int
+    byte: int
+    content: bytes
+
+    def __str__(self) -> str:
+        shown = self.content[:_SHOWN_BYTES].decode(errors="replace")
+        more = "…" if len(self.content) > _SHOWN_BYTES else ""
+        return f"line {self.line} of {self.path} (byte {self.byte}) is {shown!r}{more}"
+
+
+def find_options(
+    disk: Disk,
+    settings: JobSettings,
+    last: Checkpoint | None,
+    *,
+    text: bool | None,
+    placeholder: bytes | None,
+) -> Options:
+    """Find out what the options were, and hold against it what is given; None: it is not.
+
+    Args:
+        settings: Of these only the paths count.
+
+    Raises:
+        UsageError: The files say otherwise, or leave it open; it says where.
+    """
+    _check_rejected(disk, settings, last)
+    if disk.stat(settings.output) is None:
+        return _options(text, placeholder)
+    with disk.open(settings.output, os.O_RDONLY) as file:
+        look = _Look(disk, settings, file, last)
+        is_text = _text(look, text)
+        found = look.placeholder()
+    if found is None:
+        return _options(is_text, placeholder)
+    if placeholder not in (None, found.content):
+        raise UsageError(
+            f"--placeholder {_quoted(placeholder)} is not this job's: {found}, and"
+            f" {settings.rejected} has a record of that line. Leave the option out, or say"
+            f" --placeholder {_quoted(found.content)}."
+        )
+    return _options(is_text, found.content)
+
+
+def _options(text: bool | None, placeholder: bytes | None) -> Options:
+    if placeholder is None:
+        placeholder = b"" if text else b"null"
+    if not text and not is_json(placeholder):
+        raise UsageError(
+            f"--placeholder {_quoted(placeholder)} is no JSON, and nothing says that the job was"
+            " one of text: say --text if it was."
+        )
+    return Options(text=bool(text), placeholder=placeholder)
+
+
+def _quoted(placeholder: bytes | None) -> str:
+    return shlex.quote((placeholder or b"").decode(errors="replace"))
+
+
+def _text(look: _Look, text: bool | None) -> bool:
+    """Whether it is a job of text; what is given counts where no proved line says otherwise."""
+    if text:
+        return True
+    spot = look.no_json(look.proved)
+    if spot is not None and text is None:
+        return True
+    if spot is not None:
+        raise UsageError(f"The job was one of text: {spot}, which is no JSON. Leave --no-text out.")
+    if text is None and not look.proved and (spot := look.no_json(look.all)) is not None:
+        raise UsageError(
+            f"{spot}, which is no JSON, and no checksum tells whether it was: say --text if the"
+            " job had that option, or --no-text if it had not and the line is damaged."
+        )
+    return False
+
+
+def _check_rejected(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> None:
+    """Refuse a rejected file of somebody else, which would be replaced."""
+    path = settings.rejected
+    if not disk.size(path):
+        return
+    if last is not None and last.rejected_bytes:
+        with disk.open(path, os.O_RDONLY) as file:
+            if crc_of(file.read, 0, last.rejected_bytes) == last.rejected_crc:
+                return
+    with contextlib.closing(good_records(disk, settings)) as records:
+        if next(records, None) is None and path.name != settings.output.name + ".rejected":
+            raise UsageError(
+                f"{path}, given for --rejected, has no record of a line of {settings.input} from"
+                " byte 0 on: name the file that the job had."
+            )
+
+
+class _Look:
+    """Looks for lines that tell."""
+
+    def __init__(
+        self, disk: Disk, settings: JobSettings, file: File, last: Checkpoint | None
+    ) -> None:
+        self._disk = disk
+        self._settings = settings
+        self._lines = LineFile(file)
+        self.proved = _proved(disk, settings, file, last)
+
+    @functools.cached_property
+    def all(self) -> list[Run]:
+        """All whole lines, in one run."""
+        whole = self._lines.block(0, 1 << 62)
+        return [Run(0, whole.count, 0, whole.length)]
+
+    def no_json(self, runs: Iterable[Run]) -> Spot | None:
+        """The first line that is no JSON."""
+        for first, byte, piece in self._pieces(runs):
+            place = first_no_json(piece)
+            if place is not None:
+                return self._spot(piece, first, byte, first + place)
+        return None
+
+    def placeholder(self) -> Spot | None:
+        """The first line that is the placeholder, where a record tells so."""
+        spots = list(self._recorded(self.proved)) or list(self._recorded(self.all))
+        return spots[0] if len(spots) == 1 else None
+
+    def _recorded(self, runs: Iterable[Run]) -> Iterator[Spot]:
+        """The first line of each content that a record says to be the placeholder."""
+        contents: set[bytes] = set()
+        with contextlib.closing(good_records(self._disk, self._settings)) as records:
+            line = next(records, None)
+            for first, byte, piece in self._pieces(runs):
+                end = first + piece.count(b"\n")
+                while line is not None and line.line < end:
+                    if line.line >= first:
+                        spot = self._spot(piece, first, byte, line.line)
+                        if spot.content not in contents:
+                            contents.add(spot.content)
+                            yield spot
+                    line = next(records, None)
+
+    def _pieces(self, runs: Iterable[Run]) -> Iterator[tuple[int, int, bytes]]:
+        for run in runs:
+            first, byte = run.first, run.offset
+            for piece in self._lines.pieces(byte, byte + run.length):
+                yield first, byte, piece
+                first += piece.count(b"\n")
+                byte += len(piece)
+
+    def _spot(self, piece: bytes, first: int, byte: int, line: int) -> Spot:
+        *before, content = piece.split(b"\n", line - first + 1)[: line - first + 1]
+        byte += sum(len(other) + 1 for other in before)
+        return Spot(path=self._settings.output, line=line, byte=byte, content=content)
+
+
+def _proved(disk: Disk, settings: JobSettings, file: File, last: Checkpoint | None) -> list[Run]:
+    """The lines that a checksum proves, whatever they are."""
+    if last is not None and Proof.of_output(last).holds(file.read):
+        return [Run(0, last.line_count, 0, last.output_bytes)] if last.line_count else []
+    path = settings.state / CHECKSUMS_NAME
+    with contextlib.ExitStack() as opened:
+        table = Table.open(disk, path)
+        if table is None:
+            return []
+        opened.callback(table.close)
+        end = disk.size(path) // ENTRY_BYTES * BLOCK_LINES if last is None else last.line_count
+        size = file.stat().size
+        walk = Walk(
+            LineFile(file),
+            Sums(table, last, end),
+            size=size,
+            end_byte=size if last is None else last.output_bytes,
+            is_valid=lambda _: False,
+        )
+        return list(walk.runs())
