@@ -30,7 +30,17 @@ from damage_helpers import (
 )
 from processes import Plain, invoke, numbers, serving
 from processes import contents as on_disk
-from repair_helpers import COPIES, JOB, LONG, LONG_RESULTS, long_job, mend_all, redo, repaired
+from repair_helpers import (
+    COPIES,
+    JOB,
+    LONG,
+    LONG_RESULTS,
+    long_entry,
+    long_job,
+    mend_all,
+    redo,
+    repaired,
+)
 from storage_helpers import Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
@@ -42,6 +52,7 @@ from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
 from trioline.storage.repair.plan import Counts, examine
+from trioline.storage.verify.verification import find_subject, verify
 
 
 @pytest.fixture(params=[Fsync.ALWAYS, Fsync.INTERVAL])
@@ -190,6 +201,82 @@ def test_both_slots_gone_cost_nothing(fsync: Fsync) -> None:
     files, plan = repaired({**data, STATE / "checkpoint": bytes(8_192)})
     assert "neither of its two slots" in plan.found[0]
     assert finish(files, settings) == baseline
+
+
+# --- without a checkpoint -------------------------------------------------------------------------
+
+
+def begun(fsync: Fsync, *, is_restarted: bool = False) -> Contents:
+    """A job of which 150 lines are written, two blocks of them in the table.
+
+    Started again at line 134, it has a journal only from there on.
+    """
+    settings = settings_for(FOLDER, fsync=fsync)
+    files = CrashFiles()
+    files.put(settings.input, input_of(LONG))
+    job = Job.open(settings, files)
+    job.commit([long_entry(line) for line in range(134)])
+    job.sync(job.source.offset_of(134))
+    if is_restarted:
+        job.close()
+        job = Job.open(settings, files)
+    job.commit([long_entry(line) for line in range(134, 150)])
+    job.sync(job.source.offset_of(150))
+    files.kill()
+    data = contents(files)
+    del data[STATE / "checkpoint"]
+    return data
+
+
+def is_proved(files: CrashFiles, settings: JobSettings) -> bool:
+    return verify(find_subject(Disk(files), settings), lambda _: (), files=files).is_proved
+
+
+def test_what_the_journal_proves_is_not_kept_by_its_form(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    files, plan = repaired(begun(fsync))
+    assert plan.counts == Counts(written=150, ahead=0, open=LONG - 150, redone=0)
+    assert not plan.assumed
+    redo(files, settings)
+    assert is_proved(files, settings)
+
+
+def test_only_what_nothing_proves_is_kept_by_its_form(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    files, plan = repaired(begun(fsync, is_restarted=True))
+    assert plan.assumed == range(128, 134)
+    redo(files, settings)
+    assert not is_proved(files, settings)
+    assert files.get(settings.output) == b"".join(LONG_RESULTS)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_the_journal_disproves_is_not_kept(fsync: Fsync, is_restarted: bool) -> None:
+    """The journal has the result itself under ``always``; else it is computed again."""
+    settings = settings_for(FOLDER, fsync=fsync)
+    data = begun(fsync, is_restarted=is_restarted)
+    lines = data[settings.output].splitlines(keepends=True)
+    lines[140] = lines[140].replace(b'"n":140', b'"n":141')
+    files, plan = repaired({**data, settings.output: b"".join(lines)})
+    line = 140 if fsync is Fsync.ALWAYS else 134
+    byte = sum(map(len, lines[:line]))
+    assert f"/d/out: line {line} (byte {byte}) is not what the journal has of it" in plan.found
+    redo(files, settings)
+    assert files.get(settings.output) == b"".join(LONG_RESULTS)
+    assert is_proved(files, settings) != is_restarted
+
+
+def test_a_line_put_in_where_no_sum_is_known_is_found_by_what_follows(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    data = begun(fsync, is_restarted=True)
+    lines = data[settings.output].splitlines(keepends=True)
+    edited = b"".join([*lines[:129], b'"new"\n', *lines[129:]])
+    files, _ = repaired({**data, settings.output: edited})
+    redo(files, settings)
+    is_whole = files.get(settings.output) == b"".join(LONG_RESULTS)
+    assert is_whole == is_proved(files, settings)
+    if fsync is Fsync.INTERVAL:
+        assert is_whole
 
 
 # --- blocks --------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from trioline.storage.repair.forms import is_json, is_text
 from trioline.storage.repair.given import Identity, Notes
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.salvage import Piece, Scan
-from trioline.storage.repair.sums import Sums, add_block
+from trioline.storage.repair.sums import Sums
+from trioline.storage.repair.told import Told
 from trioline.storage.repair.walk import Run, Walk
 
 _MAX_TOLD = 5
@@ -36,8 +37,8 @@ class Kept:
     is_held: bool
     """Whether it is all that the checkpoint says."""
     is_table_good: bool
-    unsummed: list[tuple[int, int]] = attrs.field(factory=list)
-    """First and last block of stretches whose lines have but their form to speak for them."""
+    assumed: list[tuple[int, int]] = attrs.field(factory=list)
+    """First line and end of stretches that have but their form to speak for them."""
 
     @property
     def prefix(self) -> Run:
@@ -75,18 +76,24 @@ def look_at_output(
                 runs = [run] if run.count else []
                 return Kept(runs=runs, is_held=is_held, is_table_good=False)
         size = file.stat().size
+        told = Told(disk, scans, job.run.id_bytes, settings.placeholder)
+        opened.callback(told.close)
         walk = Walk(
             LineFile(file),
             sums,
             size=size,
             end_byte=size if last is None else last.output_bytes,
             is_valid=is_text if settings.text else is_json,
+            told=told,
         )
         runs = list(walk.runs())
-        unsummed = _unsummed(sums)
     _tell_changes(settings.input, changed, sums.end, notes)
     _tell_changes(settings.output, walk.refuted, sums.end, notes)
-    kept = Kept(runs=runs, is_held=is_held, is_table_good=sums.is_table_good, unsummed=unsummed)
+    for line, byte in walk.disproved[:_MAX_TOLD]:
+        notes.found.append(
+            f"{settings.output}: line {line} (byte {byte}) is not what the journal has of it"
+        )
+    kept = Kept(runs=runs, is_held=is_held, is_table_good=sums.is_table_good, assumed=walk.assumed)
     if last is not None:
         prefix = kept.prefix
         whole = not prefix.unknown and (prefix.end, prefix.length) == (
@@ -183,14 +190,6 @@ def _end(disk: Disk, job: Identity, scans: list[Scan], line_count: int) -> int:
     blocks = disk.size(job.settings.state / CHECKSUMS_NAME) // ENTRY_BYTES
     top = max((scan.settled_top for scan in scans), default=0)
     return min(max(blocks * BLOCK_LINES, top) or line_count, line_count)
-
-
-def _unsummed(sums: Sums) -> list[tuple[int, int]]:
-    stretches: list[tuple[int, int]] = []
-    for number in range(sums.block_count):
-        if not sums.at(number).is_known:
-            add_block(stretches, number)
-    return stretches
 
 
 def _tell_changes(path: Path, blocks: list[tuple[int, int]], end: int, notes: Notes) -> None:

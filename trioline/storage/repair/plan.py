@@ -15,7 +15,7 @@ import attrs
 
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.checksums import BLOCK_LINES, CHECKSUMS_NAME
+from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.given import Given, Identity, Notes, identify
@@ -238,7 +238,9 @@ def _before_lost_records(
 
 def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
     """The lines of base and rescued ones among which some are kept by their form alone."""
-    unknown = Ranges(_lines_of([base.run, *rescued])).hull(*_unsummed_lines(kept))
+    lines = Ranges(_lines_of([base.run, *rescued]))
+    parts = [part for first, end in kept.assumed if (part := lines.hull(first, end))]
+    unknown = range(parts[0].start, parts[-1].stop) if parts else range(0)
     if unknown:
         notes.found.append(
             f"no checksum is left of some of the lines {unknown.start} to {unknown.stop - 1}: they"
@@ -309,12 +311,6 @@ def _count(
         open=line_count - total,
         redone=Ranges([*settled, *done, (0, known)]).count(line_count) - total,
     )
-
-
-def _unsummed_lines(kept: Kept) -> tuple[int, int]:
-    if not kept.unsummed:
-        return 0, 0
-    return kept.unsummed[0][0] * BLOCK_LINES, (kept.unsummed[-1][1] + 1) * BLOCK_LINES
 
 
 def _lines_of(runs: list[Run]) -> list[tuple[int, int]]:

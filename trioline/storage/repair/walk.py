@@ -17,6 +17,7 @@ import attrs
 from trioline.storage.checksums import BLOCK_LINES
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.sums import Sums, add_block
+from trioline.storage.repair.told import Judgement, Told, Word
 
 _NEAR_BLOCKS = 8
 _NEAR_LINES = 64
@@ -71,19 +72,34 @@ class Walk:
     Args:
         size: Of the output, in bytes.
         end_byte: Where its last line ended when it was written.
-        is_valid: For lines that no sum speaks for.
+        is_valid: For lines that nothing speaks for.
+        told: What the journal says of lines that no sum speaks for.
     """
 
     def __init__(
-        self, lines: LineFile, sums: Sums, *, size: int, end_byte: int, is_valid: IsValid
+        self,
+        lines: LineFile,
+        sums: Sums,
+        *,
+        size: int,
+        end_byte: int,
+        is_valid: IsValid,
+        told: Told | None = None,
     ) -> None:
         self.refuted: list[tuple[int, int]] = []
         """First and last block of stretches whose sums are known to be others."""
+        self.assumed: list[tuple[int, int]] = []
+        """First line and end of stretches that have but their form to speak for them."""
+        self.disproved: list[tuple[int, int]] = []
+        """Line and byte where the journal has another result."""
         self._lines = lines
         self._sums = sums
         self._size = size
         self._end_byte = end_byte
         self._is_valid = is_valid
+        self._told = told
+        self._moved: set[int] = set()
+        """Lines that are elsewhere than those before them say."""
         self._search_bytes = max(_MIN_SEARCH_BYTES, 2 * size)
         """Left to be summed up in searches."""
         self._mean_bytes = max(1, size // max(1, sums.block_count))
@@ -107,29 +123,39 @@ class Walk:
         """Keep unknown lines behind a bad block only where a good block or the end follows them.
 
         From the beginning on their places are certain; behind a bad block they are what was
-        guessed, until something proves it.
+        guessed, until something proves it. Where something proves that what follows them is
+        elsewhere, they are not kept.
         """
         pending: Run | None = None
         is_certain = True
         line = 0
         for part in self._parts():
+            if pending is not None:
+                is_followed = pending.is_followed_by(part)
+                if part.unknown and is_followed:
+                    pending, line = pending.joined(part), part.end
+                    continue
+                if (is_certain or is_followed) and pending.end not in self._moved:
+                    yield self._assume(pending)
             is_certain = (is_certain and part.first == line) or not part.unknown
             line = part.end
-            if is_certain:
-                if pending is not None and pending.is_followed_by(part):
-                    yield pending
-                pending = None
+            pending = part if part.unknown else None
+            if not part.unknown:
                 yield part
-            elif pending is not None and pending.is_followed_by(part):
-                pending = pending.joined(part)
-            else:
-                pending = part
-        if (
-            pending is not None
-            and pending.end == self._sums.end
-            and pending.offset + pending.length == self._end_byte
-        ):
-            yield pending
+        if pending is not None and pending.end not in self._moved:
+            is_end = (pending.end, pending.offset + pending.length) == (
+                self._sums.end,
+                self._end_byte,
+            )
+            if is_certain or is_end:
+                yield self._assume(pending)
+
+    def _assume(self, part: Run) -> Run:
+        if self.assumed and self.assumed[-1][1] == part.first:
+            self.assumed[-1] = self.assumed[-1][0], part.end
+        else:
+            self.assumed.append((part.first, part.end))
+        return part
 
     def _parts(self) -> Iterator[Run]:
         sums = self._sums
@@ -139,10 +165,11 @@ class Walk:
             block = self._lines.block(at, size)
             first = number * BLOCK_LINES
             if not entry.is_known:
-                count, length = self._valid_part(at, block.count)
-                if count:
-                    yield Run(first, count, at, length, unknown=count)
-                is_good = count == size
+                found = 0
+                for part in self._unsummed_parts(first, at, block.count):
+                    found += part.count
+                    yield part
+                is_good = found == size
             else:
                 is_good = block.count == size and block.crc == entry.output_crc
                 if not is_good:
@@ -151,6 +178,29 @@ class Walk:
                     yield Run(first, size, at, block.length)
             number, at = (number + 1, at + block.length) if is_good else self._go_on(number, at)
 
+    def _unsummed_parts(self, line: int, at: int, count: int) -> Iterator[Run]:
+        """The lines of a block of which no sum is known, up to the first that does not hold."""
+        end = line + count
+        while line < end:
+            said = Judgement(Word.NOTHING, end - line)
+            if self._told is not None:
+                said = self._told.judge(self._lines, line, at, end - line)
+            if said.word is Word.NOTHING:
+                found, length = self._valid_part(at, said.count)
+                part = Run(line, found, at, length, unknown=found)
+            elif said.word is Word.HOLDS:
+                part = Run(line, said.count, at, self._lines.block(at, said.count).length)
+            else:
+                self.disproved.append((line, at))
+                if said.word is Word.MOVED:
+                    self._moved.add(line)
+                return
+            if part.count:
+                yield part
+            if part.count < said.count:
+                return
+            line, at = part.end, at + part.length
+
     def _valid_part(self, at: int, count: int) -> tuple[int, int]:
         """How many lines from a byte on can be results, and their bytes."""
         starts = self._lines.starts(at, count)
@@ -158,7 +208,7 @@ class Walk:
             is_long = end - begin > MAX_RESULT_BYTES
             if is_long or not self._is_valid(self._lines.read(begin, end - 1)):
                 return place, begin - at
-        return count, starts[count] - at
+        return len(starts) - 1, starts[-1] - at
 
     # --- behind a bad block -----------------------------------------------------------------
 
