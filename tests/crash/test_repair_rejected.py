@@ -9,15 +9,16 @@ from itertools import count
 import attrs
 import pytest
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
-from repair_helpers import JOB, mend_all, repaired
+from repair_helpers import COPIES, JOB, mend_all, repaired
 from storage_helpers import Crash, CrashFiles, input_line, input_of, settings_for
 
+from trioline.errors import StorageError
 from trioline.storage.entries import Entry, Rejection, Results
 from trioline.storage.files import Disk
 from trioline.storage.job import Job
 from trioline.storage.rejected import encode_record
 from trioline.storage.repair.plan import Plan, examine
-from trioline.storage.repair.records import LOST
+from trioline.storage.repair.records import DOUBTFUL, LOST
 from trioline.storage.verify.verification import find_subject, verify
 
 LINES = 300
@@ -36,12 +37,20 @@ def entry(line: int, *, null: int | None = None) -> Entry:
 
 
 @functools.cache
-def job_of(*, done: int = LINES, null: int | None = None) -> Contents:
-    """A job of 300 lines, a third of them rejected: finished, or killed in its course."""
+def job_of(
+    *, done: int = LINES, null: int | None = None, started_at: int | None = None
+) -> Contents:
+    """A job of 300 lines, a third of them rejected: finished, or killed in its course.
+
+    Where it was started again at a line, the journal has nothing from before that.
+    """
     files = CrashFiles()
     files.put(SETTINGS.input, input_of(LINES))
     job = Job.open(SETTINGS, files)
     for first in range(0, done, 50):
+        if first == started_at:
+            job.close()
+            job = Job.open(SETTINGS, files)
         job.commit([entry(line, null=null) for line in range(first, first + 50)])
         job.sync(job.source.offset_of(job.written_count))
     if done == LINES:
@@ -79,9 +88,15 @@ def redo(files: CrashFiles) -> None:
     job.close()
 
 
-def check_proved(files: CrashFiles) -> None:
+def check_proved(files: CrashFiles, *, is_assumed: bool = False) -> None:
+    """The lines are; what the records say of attempts and errors may have been taken as it was."""
     report = verify(find_subject(Disk(files), SETTINGS), lambda _: (), files=files)
-    assert report.holds, report.findings
+    assert report.is_proved, report.findings
+    texts = [finding.text for finding in report.findings]
+    assert len(texts) == is_assumed, texts
+    assert all(
+        "what its records say of attempts and errors is not proved" in text for text in texts
+    )
 
 
 def said(plan: Plan) -> str:
@@ -108,10 +123,11 @@ def test_only_the_record_that_does_not_hold_is_made_anew(
         data = without(data, "checkpoint")
     files, plan = repaired(data)
     assert "99 records that hold" in said(plan)
-    assert "lost for 1 placeholders" in said(plan)
+    assert "make records for 1 placeholders that have none" in said(plan)
     redo(files)
-    assert records(files) == {line: ["no"] if line != 3 else [LOST] for line in REJECTED}
-    check_proved(files)
+    told = DOUBTFUL if is_checkpoint_lost else LOST
+    assert records(files) == {line: ["no"] if line != 3 else [told] for line in REJECTED}
+    check_proved(files, is_assumed=True)
 
 
 @pytest.mark.parametrize("is_checkpoint_lost", [True, False])
@@ -119,8 +135,9 @@ def test_the_last_record_is_held_against_its_line_like_any_other(is_checkpoint_l
     data = with_record(job_of(), 99, b'"line"', b'"lime"')
     files, _ = repaired(without(data, "checkpoint") if is_checkpoint_lost else data)
     redo(files)
-    assert records(files) == {line: ["no"] if line != 297 else [LOST] for line in REJECTED}
-    check_proved(files)
+    told = DOUBTFUL if is_checkpoint_lost else LOST
+    assert records(files) == {line: ["no"] if line != 297 else [told] for line in REJECTED}
+    check_proved(files, is_assumed=True)
 
 
 def test_a_rejected_line_behind_damage_is_not_forgotten() -> None:
@@ -129,33 +146,85 @@ def test_a_rejected_line_behind_damage_is_not_forgotten() -> None:
     output = data[OUT].replace(b"\n100\n", b"\n101\n")
     files, plan = repaired({**data, OUT: output})
     assert plan.base.lines == 64
-    assert "lost for 1 placeholders" in said(plan)
+    assert "make records for 1 placeholders that have none" in said(plan)
     redo(files)
-    assert records(files) == {line: ["no"] if line != 240 else [LOST] for line in REJECTED}
-    check_proved(files)
+    assert records(files) == {line: ["no"] if line != 240 else [DOUBTFUL] for line in REJECTED}
+    check_proved(files, is_assumed=True)
 
 
 @pytest.mark.parametrize("done", [LINES, 150])
 def test_an_edited_record_that_still_holds_is_said(done: int) -> None:
-    data = with_record(job_of(done=done), 1, b'"no"', b'"ok"')
+    data = with_record(job_of(done=done, started_at=100), 1, b'"no"', b'"ok"')
     files = files_with(data)
     assert not verify(find_subject(Disk(files), SETTINGS), lambda _: (), files=files).holds
+    with pytest.raises(StorageError, match=r"out\.rejected.* bytes 0 to \d+ .*trioline repair"):
+        Job.open(SETTINGS, files)
+    assert contents(files) == data
     files, plan = repaired(data)
-    assert "is not proved" in said(plan)
+    assert f"what {100 if done == LINES else 34} records" in said(plan)
+    assert "`trioline verify` will say that it is not proved" in said(plan)
     assert "lost" not in said(plan)
     redo(files)
     assert list(records(files)) == list(REJECTED)
-    check_proved(files)
+    check_proved(files, is_assumed=True)
+
+
+def test_an_edited_record_that_the_journal_has_is_put_back() -> None:
+    data = job_of(done=150)
+    at = 49  # of the newest segment
+    edited = with_record(data, at, b'"no"', b'"ok"')
+    byte = len(b"".join(data[REJECTS].splitlines(keepends=True)[:at]))
+    for damaged in (edited, without(edited, "checkpoint")):
+        files, plan = repaired(damaged)
+        assert f"{REJECTS}: the record of line 147 (byte {byte})" in said(plan)
+        assert files.get(REJECTS) == data[REJECTS]
+        assert files.get(COPIES / "out.rejected") == edited[REJECTS]
+        redo(files)
+        check_proved(files)
+
+
+def test_what_is_not_proved_of_records_stays_so_until_they_are_tried_again() -> None:
+    data = with_record(job_of(done=150, started_at=100), 1, b'"no"', b'"ok"')
+    files, _ = repaired(data)
+    redo(files)
+    check_proved(files, is_assumed=True)
+    redo(files)
+    check_proved(files, is_assumed=True)
+    assert not examine(Disk(files), JOB).is_needed
+
+
+@pytest.mark.parametrize("done", [LINES, 150])
+def test_a_result_like_the_placeholder_gets_no_record_where_the_checkpoint_is_lost(
+    done: int,
+) -> None:
+    """The file has no gap where its record would be; so it is at any place of a damaged file."""
+    data = without(job_of(done=done, null=98, started_at=100), "checkpoint")
+    files, plan = repaired(data)
+    assert "make records" not in said(plan)
+    assert "line 98 and 0 others are the placeholder" in said(plan)
+    files, plan = repaired(with_record(data, 1, b'"line"', b'"lime"'))
+    assert "make records for 1 placeholders" in said(plan)
+    redo(files)
+    assert records(files) == {line: ["no"] if line != 3 else [DOUBTFUL] for line in REJECTED}
+
+
+def test_placeholders_without_a_rejected_file_get_records_that_doubt() -> None:
+    data = without(without(job_of(null=NULL), "checkpoint"), "out.rejected")
+    files, plan = repaired(data)
+    assert "make records for 101 placeholders" in said(plan)
+    redo(files)
+    assert set(records(files)) == {*REJECTED, NULL}
+    assert all(errors == [DOUBTFUL] for errors in records(files).values())
 
 
 def test_an_edit_is_said_where_something_else_is_damaged() -> None:
     data = with_record(job_of(), 1, b'"id":3', b'"id":4')
     output = data[OUT].replace(b"\n100\n", b"\n101\n")
     files, plan = repaired({**data, OUT: output})
-    assert f"{REJECTS} is not what the job wrote" in said(plan)
+    assert f"{REJECTS}: bytes 0 to" in said(plan)
     redo(files)
     assert records(files) == {line: ["no"] if line != 3 else [LOST] for line in REJECTED}
-    check_proved(files)
+    check_proved(files, is_assumed=True)
 
 
 def test_a_result_like_the_placeholder_gets_no_record() -> None:
@@ -175,11 +244,13 @@ def test_a_result_like_the_placeholder_gets_no_record() -> None:
 
 
 def test_how_many_of_the_placeholders_were_rejected_lines_is_said() -> None:
-    data = with_record(job_of(null=NULL), 1, b'"line"', b'"lime"')
+    data = with_record(job_of(null=NULL), 33, b'"line"', b'"lime"')  # of line 99
     _, plan = repaired(data)
-    assert "2 placeholders without one, of which 1 were rejected lines" in said(plan)
+    assert "2 placeholders that have none, of which 1 were rejected lines" in said(plan)
     _, plan = repaired(without(data, "checkpoint"))
-    assert "2 placeholders without one, though these may be results like any other" in said(plan)
+    assert "2 placeholders that have none, as the file is damaged there" in said(plan)
+    _, plan = repaired(with_record(job_of(null=NULL), 1, b'"line"', b'"lime"'))
+    assert "1 placeholders that have none, to say that theirs were lost" in said(plan)
 
 
 def test_a_result_that_the_journal_knows_gets_no_record() -> None:

@@ -238,8 +238,9 @@ def test_an_edit_far_from_the_end_of_the_rejected_file_is_found() -> None:
     # A repair of something else does not pass it over: it says what is no longer proved.
     both = {**data, SETTINGS.rejected: edited, TABLE: b""}
     found = examine(Disk(files_with(both)), JOB).found
-    assert any("is not what the job wrote" in sentence for sentence in found)
-    assert not look_at(repaired(both)).findings
+    assert any("are not what the job wrote" in sentence for sentence in found)
+    (finding,) = look_at(repaired(both)).findings
+    assert "what its records say of attempts and errors is not proved" in finding.text
 
 
 def test_one_wrong_number_is_told_once() -> None:
@@ -311,8 +312,9 @@ def test_what_a_repair_took_by_its_form_is_never_said_to_be_proved() -> None:
     for _ in range(2):
         report = look_at(mended)
         assert not report.is_proved
-        (finding,) = report.findings
+        finding, records = report.findings
         assert (finding.path, finding.line) == (str(SETTINGS.output), 0)
+        assert "attempts and errors is not proved" in records.text
         assert "a repair took some of them by their form alone" in finding.text
         files = files_with(mended)
         job = Job.open(SETTINGS, files)

@@ -26,7 +26,7 @@ TAIL_BYTES = 4_096
 
 _MAGIC = b"trioline"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQqq")
+_BODY = struct.Struct("<16sQQQQQQQIIIIIQQQ?IIIIQQqq?")
 _CRC = struct.Struct("<I")
 
 
@@ -79,6 +79,9 @@ class Checkpoint:
     """When the input was written to, as it was then; 0: not known."""
     input_ctime_ns: int = 0
     """When anything about it changed; 0: not known."""
+    are_records_assumed: bool = False
+    """A repair took records of the rejected file as they were: what they say of attempts and errors
+    is not proved."""
 
     def doubting(self, lines: range) -> Checkpoint:
         """The same with some lines more of which nothing proves what they answer."""

@@ -119,6 +119,7 @@ class Checksums:
             rejected_crc=rejected_crc,
             assumed_first=last.assumed_first,
             assumed_end=last.assumed_end,
+            are_records_assumed=last.are_records_assumed,
             input_mtime_ns=self._given.mtime_ns,
             input_ctime_ns=self._given.ctime_ns,
         )

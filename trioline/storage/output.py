@@ -143,6 +143,17 @@ class GrowingFile:
         if self._crc(begin, tail_bytes) != tail_crc:
             raise self._changed(f"bytes {begin} to {self.length} are not what was written")
 
+    def check_whole(self, tail_bytes: int, crc: int) -> None:
+        """Hold against the file the crc32 of its first ``length`` bytes, after ``check_begin``.
+
+        Raises:
+            StorageError: They are others, before its last ``tail_bytes`` bytes. Nothing was
+                touched.
+        """
+        if self._crc(0, self.length) != crc:
+            end = self.length - tail_bytes
+            raise self._changed(f"bytes 0 to {end} are not what was written")
+
     def check_end(self) -> None:
         """Hold against a finished job's file that nothing came behind it.
 

@@ -30,6 +30,10 @@ from trioline.storage.source import Source
 from trioline.storage.state import State
 from trioline.storage.tried import TriedIndex
 
+_WHOLE_BYTES = 16 * 1024 * 1024
+"""A rejected file up to here is read as a whole by a start, which so takes no longer for it than
+some hundredths of a second; of a longer one the end."""
+
 
 def recover(
     disk: Disk,
@@ -213,6 +217,8 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
             file.sync(force=True)
         output.check_begin(last.tail_bytes, last.tail_crc)
         rejected.check_begin(last.rejected_tail_bytes, last.rejected_tail_crc)
+        if last.rejected_bytes <= _WHOLE_BYTES:
+            rejected.check_whole(last.rejected_tail_bytes, last.rejected_crc)
         opened.pop_all()
     return Answers(
         output,

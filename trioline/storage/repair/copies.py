@@ -31,7 +31,7 @@ def save_copies(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     ]
     wanted += [(plan.settings.output, begin, end) for begin, end in _dropped(disk, plan)]
     rejected, base = plan.settings.rejected, plan.base
-    begin = 0 if plan.is_rejected_rebuilt else base.rejected_bytes
+    begin = 0 if plan.rejected.is_rebuilt else base.rejected_bytes
     wanted.append((rejected, begin, disk.size(rejected)))
     for path, begin, end in wanted:
         if begin < end:

@@ -28,7 +28,7 @@ from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.plan import Base, Plan
 from trioline.storage.repair.records import Finder, write_records
 from trioline.storage.repair.rescue import Rescue, Segment
-from trioline.storage.repair.salvage import records_in, write_good
+from trioline.storage.repair.salvage import write_good
 from trioline.storage.repair.table import write_table
 from trioline.storage.retry_files import beside
 from trioline.storage.run import write_run
@@ -43,7 +43,9 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     """
     copies = save_copies(disk, plan, now)
     for path in (plan.settings.output, plan.settings.rejected):
-        if disk.stat(path) is None:
+        # That the rejected file is missing says more than an empty one, also to another repair.
+        is_made_later = path == plan.settings.rejected and plan.rejected.is_rebuilt
+        if not is_made_later and disk.stat(path) is None:
             disk.write_whole(path, b"")
     make_finder = _make_finder(disk, plan)
     # The journal first: it gets the records that the rejected file then loses.
@@ -92,19 +94,21 @@ def _write_journal(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) ->
 
 
 def _make_finder(disk: Disk, plan: Plan) -> Callable[[], Finder]:
-    """Finds the records of lines that are kept, from the first to the last, each time anew.
-
-    The journal is read for it now: its segments are about to be rewritten.
-    """
-    known = records_in(disk, plan.scans, plan.run.id_bytes)
+    """Finds the records of lines that are kept, from the first to the last, each time anew."""
+    rejected, journal = plan.rejected, plan.journal
     return lambda: Finder(
-        disk, plan.settings, known, plan.known_results, makes_lost=plan.makes_lost_records
+        disk,
+        plan.settings,
+        journal.records,
+        journal.results,
+        lacking=rejected.lacking,
+        text=rejected.text,
     )
 
 
 def _write_rejected(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> Base:
     base = plan.base
-    if not plan.is_rejected_rebuilt:
+    if not plan.rejected.is_rebuilt:
         return base
     with contextlib.closing(make_finder()) as finder:
         records = write_records(disk, plan.settings, base.run, finder)
@@ -167,6 +171,7 @@ def _checkpoint(
         assumed_end=assumed.stop,
         input_mtime_ns=plan.last.input_mtime_ns if plan.last is not None else 0,
         input_ctime_ns=plan.last.input_ctime_ns if plan.last is not None else 0,
+        are_records_assumed=plan.rejected.is_assumed,
     )
 
 

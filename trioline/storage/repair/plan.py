@@ -30,12 +30,13 @@ from trioline.storage.repair.output_state import (
 from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.records import leading_records
 from trioline.storage.repair.rejected_state import (
+    Journal,
     RejectedState,
     known_results,
     look_at_records,
     rejected_holds,
 )
-from trioline.storage.repair.salvage import Piece, Scan, scan_journal
+from trioline.storage.repair.salvage import Piece, Scan, records_in, scan_journal
 from trioline.storage.repair.segments import damaged_segments, look_for_gaps
 from trioline.storage.repair.walk import Run
 from trioline.storage.retry_files import check_no_swap
@@ -88,9 +89,9 @@ class Plan:
     told: tuple[Run, ...]
     """The same of lines that the journal tells the places of."""
     is_run_lost: bool
-    is_rejected_rebuilt: bool
-    makes_lost_records: bool
-    """Whether placeholders without a record get one that says that the first was lost."""
+    rejected: RejectedState
+    journal: Journal
+    """What it knows of rejected lines, before any of it is rewritten."""
     unknown: range
     """The lines of both among which some are kept by their form alone."""
     is_journal_damaged: bool
@@ -107,11 +108,6 @@ class Plan:
     def held(self) -> Ranges:
         """The lines whose results the journal has already."""
         return Ranges(_held(self.scans))
-
-    @property
-    def known_results(self) -> Ranges:
-        """The lines of which the journal tells that they were not rejected."""
-        return known_results(_pieces(self.scans))
 
     @property
     def kept(self) -> Ranges:
@@ -155,8 +151,11 @@ def examine(disk: Disk, given: Given) -> Plan:
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     rescued, told = _rescued(disk, job, scans, kept, base)
+    journal = Journal(
+        records=records_in(disk, scans, job.run.id_bytes), results=known_results(_pieces(scans))
+    )
     rejected = look_at_records(
-        disk, job, _pieces(scans), [base.run, *rescued], notes, is_vouched=is_rejected_vouched
+        disk, job, journal, [base.run, *rescued], notes, is_vouched=is_rejected_vouched
     )
     _tell_of_table(disk, job, kept, notes)
     unknown = _unknown(base, rescued, kept, notes)
@@ -171,8 +170,8 @@ def examine(disk: Disk, given: Given) -> Plan:
         rescued=tuple(rescued),
         told=tuple(told),
         is_run_lost=job.is_run_lost,
-        is_rejected_rebuilt=rejected.is_rebuilt,
-        makes_lost_records=rejected.is_lost,
+        rejected=rejected,
+        journal=journal,
         unknown=unknown,
         is_journal_damaged=is_journal_damaged,
         found=tuple(notes.found),

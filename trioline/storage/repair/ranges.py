@@ -19,6 +19,9 @@ class Ranges:
                 self.firsts.append(first)
                 self.ends.append(end)
 
+    def __contains__(self, line: int) -> bool:
+        return self.has_all(line, line + 1)
+
     def has_all(self, first: int, end: int) -> bool:
         """Whether all lines from ``first`` to ``end`` are in it."""
         at = bisect_right(self.firsts, first) - 1

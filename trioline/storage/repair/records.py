@@ -1,17 +1,22 @@
 """The records of rejected lines: those that hold, and new ones for those that were lost.
 
-A rejected line has a placeholder in the output. Its record is one of the file's that still hold,
-or one that the journal has; else one is made that says that the first one was lost, so that the
+A rejected line has a placeholder in the output. Its record is the one that the journal has, or one
+of the file's that still hold; else one is made that says that the first one was lost, so that the
 line is not forgotten. A record stands for itself: it holds where it says what its line of the
 input is, as ``trioline verify`` reads it.
+
+A placeholder may be a result like any other, too. The records are in the order of their lines, and
+nothing is ever taken out: where two that hold follow each other without a byte between them, no
+line between theirs was rejected.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import zlib
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -27,6 +32,19 @@ from trioline.storage.source import InputLineTooLong, Source
 from trioline.storage.verify.marks import Mark, Record, decode_record, read_lines
 
 LOST = "the record of this line was lost; made anew by trioline repair"
+DOUBTFUL = (
+    "this line may have been rejected: its result is the placeholder, and where its record would be"
+    " the file was damaged; made by trioline repair"
+)
+
+
+class Lacking(enum.Enum):
+    """Which placeholders without a record get a new one."""
+
+    NONE = 0
+    IN_GAPS = 1
+    """Those whose record would be where the file does not hold."""
+    ALL = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +65,11 @@ class GoodRecord:
     """With its newline."""
     end: int
     """The byte behind it in its file."""
+
+    @property
+    def begin(self) -> int:
+        """Its first byte."""
+        return self.end - len(self.data)
 
 
 def good_records(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
@@ -92,9 +115,10 @@ class Finder:
     """Finds the records of lines, asked for in order.
 
     Args:
-        known: Records that the journal has, by line.
+        known: Records that the journal has, by line: they are what was written.
         results: Lines whose results the journal knows: none of them was rejected.
-        makes_lost: Whether a record is made where none is found.
+        lacking: Which of the others get a record that says that theirs was lost.
+        text: What that says.
     """
 
     def __init__(
@@ -104,44 +128,57 @@ class Finder:
         known: Mapping[int, bytes],
         results: Ranges,
         *,
-        makes_lost: bool,
+        lacking: Lacking = Lacking.NONE,
+        text: str = LOST,
     ) -> None:
         self._good = good_records(disk, settings)
-        self._next: GoodRecord | None = next(self._good, None)
         self._known = known
         self._results = results
         self._disk = disk
         self._settings = settings
-        self._makes_lost = makes_lost
+        self._lacking = lacking
+        self._text = text
         self._source: Source | None = None
+        self._size = disk.size(settings.rejected)
+        self._is_there = disk.stat(settings.rejected) is not None
+        self._before_end = 0
+        """The byte behind the last record before ``_next``."""
+        self._next = next(self._good, None)
 
     def find(self, line: int) -> bytes | None:
         """The record of a line that has a placeholder; None where it is a result like any other."""
-        if not self._makes_lost or not self.lacks(line):
-            return self._kept(line)
+        record = self.kept(line)
+        if record is not None or line in self._results or self._lacking is Lacking.NONE:
+            return record
+        if self._lacking is Lacking.IN_GAPS and not self.is_in_gap(line):
+            return None
         self._source = self._source or _open_source(self._disk, self._settings)
         content = _content(self._source, line)
-        return encode_record(line, content, attempts=0, losses=0, errors=[LOST])
+        return encode_record(line, content, attempts=0, losses=0, errors=[self._text])
 
-    def lacks(self, line: int) -> bool:
-        """Whether a line that has a placeholder has no record, though it may need one."""
-        return self._kept(line) is None and not self._is_result(line)
+    def kept(self, line: int) -> bytes | None:
+        """The record that journal or file have of a line."""
+        found = self.in_file(line)
+        return self._known.get(line, None if found is None else found.data)
+
+    def in_file(self, line: int) -> GoodRecord | None:
+        """The record that the file has of a line."""
+        while self._next is not None and self._next.line < line:
+            self._before_end = self._next.end
+            self._next = next(self._good, None)
+        return self._next if self._next is not None and self._next.line == line else None
+
+    def is_in_gap(self, line: int) -> bool:
+        """Whether the file does not hold where the record of such a line would be."""
+        self.in_file(line)
+        begin = self._size if self._next is None else self._next.begin
+        return begin > self._before_end or not self._is_there
 
     def close(self) -> None:
         """Close what was opened."""
         self._good.close()
         if self._source is not None:
             self._source.close()
-
-    def _kept(self, line: int) -> bytes | None:
-        while self._next is not None and self._next.line < line:
-            self._next = next(self._good, None)
-        if self._next is not None and self._next.line == line:
-            return self._next.data
-        return self._known.get(line)
-
-    def _is_result(self, line: int) -> bool:
-        return self._results.has_all(line, line + 1)
 
 
 def placeholders(disk: Disk, settings: JobSettings, runs: Iterable[Run]) -> Generator[int]:
@@ -163,17 +200,6 @@ def _placeholders(lines: LineFile, run: Run, placeholder: bytes) -> Iterator[int
                 if line == placeholder:
                     yield number
         first += count
-
-
-def known_count(disk: Disk, settings: JobSettings, in_journal: Collection[int], end: int) -> int:
-    """Count the lines below ``end`` of which file or journal have the record."""
-    others = {line for line in in_journal if line < end}
-    count = 0
-    with contextlib.closing(good_records(disk, settings)) as records:
-        for record in records:
-            count += record.line < end
-            others.discard(record.line)
-    return count + len(others)
 
 
 def write_records(disk: Disk, settings: JobSettings, base: Run, finder: Finder) -> Records:

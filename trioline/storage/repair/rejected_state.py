@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from itertools import zip_longest
+import zlib
+from collections.abc import Mapping
 
 import attrs
 
@@ -17,15 +18,30 @@ from trioline.storage.repair.given import Identity, Notes
 from trioline.storage.repair.output_state import file_holds
 from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.records import (
+    DOUBTFUL,
+    LOST,
     Finder,
+    Lacking,
     Records,
-    known_count,
-    leading_records,
+    good_records,
     placeholders,
     records_below,
 )
 from trioline.storage.repair.salvage import Piece
 from trioline.storage.repair.walk import Run
+
+_MAX_TOLD = 5
+"""Records that are told one by one."""
+
+
+@attrs.frozen(kw_only=True)
+class Journal:
+    """What the journal knows of rejected lines."""
+
+    records: Mapping[int, bytes]
+    """Theirs, by line: they are what was written."""
+    results: Ranges
+    """Lines that were not rejected."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,9 +50,13 @@ class RejectedState:
 
     leading: Records
     """What the file begins with: the records of the base's lines, unless it is made anew."""
-    is_rebuilt: bool
-    is_lost: bool
-    """Whether each placeholder without a record gets one that says that the first was lost."""
+    is_rebuilt: bool = False
+    lacking: Lacking = Lacking.NONE
+    """Which placeholders without a record get a new one."""
+    text: str = LOST
+    """What that says."""
+    is_assumed: bool
+    """Whether records are kept of which nothing proves what they say of attempts and errors."""
 
 
 def rejected_holds(
@@ -51,101 +71,203 @@ def rejected_holds(
         return False
     if last is None:
         return False
+    tail = last.rejected_tail_bytes, last.rejected_tail_crc
     with disk.open(path, os.O_RDONLY) as file:
         is_same = crc_of(file.read, 0, last.rejected_bytes) == last.rejected_crc
-    tail = last.rejected_tail_bytes, last.rejected_tail_crc
     ends = last.finished and is_same
     holds = file_holds(disk, path, last.rejected_bytes, tail, settings.output, ends, notes)
-    if not is_same:
-        notes.found.append(
-            f"{path} is not what the job wrote: of the records that hold, what they say of attempts"
-            " and errors is not proved"
-        )
+    if holds and not is_same:
+        end = last.rejected_bytes - last.rejected_tail_bytes
+        notes.found.append(f"{path}: bytes 0 to {end} are not what the job wrote")
     return holds and is_same
 
 
 def look_at_records(
-    disk: Disk,
-    job: Identity,
-    pieces: list[Piece],
-    runs: list[Run],
-    notes: Notes,
-    *,
-    is_vouched: bool,
+    disk: Disk, job: Identity, journal: Journal, runs: list[Run], notes: Notes, *, is_vouched: bool
 ) -> RejectedState:
     """Find out which records hold, and how many are lost.
 
     Args:
-        pieces: The journal's.
         runs: The base, and the lines behind it that are kept.
         is_vouched: Whether the checkpoint vouches for the file.
     """
     settings, last, base = job.settings, job.last, runs[0]
-    if is_vouched and last is not None and base.end == last.line_count:
-        whole = Records(count=last.rejected_count, length=last.rejected_bytes)
-        return RejectedState(leading=whole, is_rebuilt=False, is_lost=False)
-    leading = records_below(disk, settings, base.end)
-    if is_vouched:
-        return RejectedState(leading=leading, is_rebuilt=False, is_lost=False)
-    kept, missing = _count(disk, settings, pieces, runs)
-    most = missing
-    if last is not None:
-        journal = {piece.first for piece in pieces if piece.kind is Kind.REJECTED}
-        known = known_count(disk, settings, journal, last.line_count)
-        most = min(missing, max(0, last.rejected_count - known))
-    is_rebuilt = last is not None or not _is_complete(disk, settings, pieces, base)
-    if last is None and disk.stat(settings.rejected) is not None and (is_rebuilt or missing):
+    if is_vouched and last is not None:
+        leading = Records(count=last.rejected_count, length=last.rejected_bytes)
+        if base.end != last.line_count:
+            leading = records_below(disk, settings, base.end)
+        return RejectedState(leading=leading, is_assumed=last.are_records_assumed)
+    survey = _survey(disk, settings, journal, runs)
+    lacking, most = _lacking(disk, settings, last, journal, survey, runs)
+    made = {Lacking.NONE: 0, Lacking.IN_GAPS: survey.in_gaps, Lacking.ALL: survey.missing}[lacking]
+    is_sure = last is not None and made == most
+    is_exact = last is not None and not made and survey.is_what(last)
+    is_rebuilt = made > 0 or not survey.is_in_file
+    state = RejectedState(
+        leading=Records(count=survey.base_count, length=survey.length),
+        is_rebuilt=is_rebuilt,
+        lacking=lacking,
+        text=LOST if is_sure else DOUBTFUL,
+        is_assumed=last.are_records_assumed if is_exact and last else survey.from_file > 0,
+    )
+    _tell(settings, last, survey, state, notes, made=made, most=most)
+    return state
+
+
+@attrs.define
+class _Survey:
+    """The records that the lines with placeholders would have."""
+
+    kept: int = 0
+    from_file: int = 0
+    """Kept ones that only the file has."""
+    restored: list[tuple[int, int]] = attrs.Factory(list)
+    """The first lines whose record the journal has otherwise, and the bytes where the file has it;
+    those that the file has not are not among them."""
+    in_gaps: int = 0
+    """Lines without a record where the file does not hold."""
+    elsewhere: int = 0
+    first_elsewhere: int = 0
+    base_count: int = 0
+    length: int = 0
+    """Of the base's records, in bytes."""
+    crc: int = 0
+    """The same."""
+    is_in_file: bool = False
+    """Whether the file begins with them."""
+
+    @property
+    def missing(self) -> int:
+        """All lines without a record that may need one."""
+        return self.in_gaps + self.elsewhere
+
+    def is_what(self, last: Checkpoint) -> bool:
+        """Whether the base's records are what the job wrote."""
+        return (self.length, self.crc) == (last.rejected_bytes, last.rejected_crc)
+
+
+def _survey(disk: Disk, settings: JobSettings, journal: Journal, runs: list[Run]) -> _Survey:
+    survey = _Survey()
+    finder = Finder(disk, settings, journal.records, journal.results)
+    with (
+        contextlib.closing(finder),
+        contextlib.closing(placeholders(disk, settings, runs)) as lines,
+    ):
+        for line in lines:
+            record = finder.kept(line)
+            if record is not None:
+                _take(survey, finder, journal, line, record, is_base=line < runs[0].end)
+            elif line not in journal.results:
+                _miss(survey, line, is_in_gap=finder.is_in_gap(line))
+    if disk.stat(settings.rejected) is not None:
+        with disk.open(settings.rejected, os.O_RDONLY) as file:
+            is_long = file.stat().size >= survey.length
+            survey.is_in_file = is_long and crc_of(file.read, 0, survey.length) == survey.crc
+    return survey
+
+
+def _take(
+    survey: _Survey, finder: Finder, journal: Journal, line: int, record: bytes, *, is_base: bool
+) -> None:
+    survey.kept += 1
+    found = finder.in_file(line)
+    if line not in journal.records:
+        survey.from_file += 1
+    elif found is not None and found.data != record:
+        survey.restored.append((line, found.begin))
+    if is_base:
+        survey.base_count += 1
+        survey.length += len(record)
+        survey.crc = zlib.crc32(record, survey.crc)
+
+
+def _miss(survey: _Survey, line: int, *, is_in_gap: bool) -> None:
+    if is_in_gap:
+        survey.in_gaps += 1
+        return
+    if not survey.elsewhere:
+        survey.first_elsewhere = line
+    survey.elsewhere += 1
+
+
+def _lacking(
+    disk: Disk,
+    settings: JobSettings,
+    last: Checkpoint | None,
+    journal: Journal,
+    survey: _Survey,
+    runs: list[Run],
+) -> tuple[Lacking, int]:
+    """Which placeholders get a new record, and how many records were lost at most."""
+    if last is None:
+        return (Lacking.IN_GAPS if survey.in_gaps else Lacking.NONE), survey.in_gaps
+    known, is_whole = _known(disk, settings, journal, last.line_count)
+    most = min(survey.missing, max(0, last.rejected_count - known))
+    if not most:
+        return Lacking.NONE, 0
+    # Lines that are done again may be those whose records are lost.
+    is_all_kept = sum(run.count for run in runs) >= last.line_count
+    if survey.in_gaps >= most or not (is_whole or is_all_kept):
+        return Lacking.IN_GAPS, most
+    return Lacking.ALL, most
+
+
+def _known(disk: Disk, settings: JobSettings, journal: Journal, end: int) -> tuple[int, bool]:
+    """How many lines below ``end`` have a record; and whether the file has nothing but records."""
+    others = {line for line in journal.records if line < end}
+    count = length = 0
+    with contextlib.closing(good_records(disk, settings)) as records:
+        for record in records:
+            count += record.line < end
+            length += len(record.data)
+            others.discard(record.line)
+    is_whole = disk.stat(settings.rejected) is not None and length == disk.size(settings.rejected)
+    return count + len(others), is_whole
+
+
+def _tell(
+    settings: JobSettings,
+    last: Checkpoint | None,
+    survey: _Survey,
+    state: RejectedState,
+    notes: Notes,
+    *,
+    made: int,
+    most: int,
+) -> None:
+    path, output = settings.rejected, settings.output
+    for line, byte in survey.restored[:_MAX_TOLD]:
         notes.found.append(
-            f"{settings.rejected} has not one record for each placeholder in {settings.output}"
+            f"{path}: the record of line {line} (byte {byte}) is not the one that the journal has"
         )
-    if is_rebuilt:
-        notes.steps.append(f"make {settings.rejected} anew with the {kept} records that hold")
-    if most:
-        notes.steps.append(_lost_step(missing, most, is_exact=last is not None))
-    return RejectedState(leading=leading, is_rebuilt=is_rebuilt, is_lost=most > 0)
+    if len(survey.restored) > _MAX_TOLD:
+        notes.found.append(f"{path}: so are {len(survey.restored) - _MAX_TOLD} more records")
+    if last is None and survey.elsewhere:
+        notes.found.append(
+            f"{output}: line {survey.first_elsewhere} and {survey.elsewhere - 1} others are the"
+            f" placeholder, and {path} is whole where their records would be: they are results"
+        )
+    if state.is_rebuilt:
+        notes.steps.append(f"make {path} anew with the {survey.kept} records that hold")
+    if made:
+        notes.steps.append(_made_step(made, most, is_counted=last is not None))
+    if state.is_assumed and (last is None or not last.are_records_assumed):
+        notes.steps.append(
+            f"take what {survey.from_file} records of {path} say of attempts and errors as it is:"
+            " `trioline verify` will say that it is not proved"
+        )
 
 
-def _lost_step(missing: int, most: int, *, is_exact: bool) -> str:
-    step = f"make a record that says that the first one was lost for {missing} placeholders"
-    if not is_exact:
-        return f"{step} without one, though these may be results like any other"
-    if most < missing:
-        return f"{step} without one, of which {most} were rejected lines: which ones nothing tells"
-    return f"{step} without one"
+def _made_step(made: int, most: int, *, is_counted: bool) -> str:
+    step = f"make records for {made} placeholders that have none"
+    if not is_counted:
+        return f"{step}, as the file is damaged there; they may be results like any other"
+    if most < made:
+        return f"{step}, of which {most} were rejected lines: which ones nothing tells"
+    return f"{step}, to say that theirs were lost"
 
 
 def known_results(pieces: list[Piece]) -> Ranges:
     """The lines of which the journal tells that they have a result."""
     kinds = Kind.RESULTS, Kind.WRITTEN
     return Ranges(piece.lines for piece in pieces if piece.kind in kinds)
-
-
-def _count(
-    disk: Disk, settings: JobSettings, pieces: list[Piece], runs: list[Run]
-) -> tuple[int, int]:
-    """How many placeholders have a record, and how many have none that may need one."""
-    journal = {piece.first: b"" for piece in pieces if piece.kind is Kind.REJECTED}
-    finder = Finder(disk, settings, journal, known_results(pieces), makes_lost=False)
-    kept = missing = 0
-    with (
-        contextlib.closing(finder),
-        contextlib.closing(placeholders(disk, settings, runs)) as lines,
-    ):
-        for line in lines:
-            if finder.lacks(line):
-                missing += 1
-            elif finder.find(line) is not None:
-                kept += 1
-    return kept, missing
-
-
-def _is_complete(disk: Disk, settings: JobSettings, pieces: list[Piece], base: Run) -> bool:
-    """Whether the file begins with the records of the base's lines, all and only these."""
-    results = known_results(pieces)
-    with (
-        contextlib.closing(leading_records(disk, settings, base.end)) as records,
-        contextlib.closing(placeholders(disk, settings, [base])) as lines,
-    ):
-        wanted = (line for line in lines if not results.has_all(line, line + 1))
-        found = (record.line for record in records)
-        return all(line == other for line, other in zip_longest(wanted, found))

@@ -82,6 +82,7 @@ def prepare_swap(
         rejected_tail_bytes=rejected_tail_bytes,
         rejected_tail_crc=rejected_tail_crc,
         rejected_crc=results.rejected_crc,
+        are_records_assumed=False,
         output_crc=copy.new.crc,
         output_sums_crc=copy.new.sums_crc,
     )

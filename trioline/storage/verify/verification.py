@@ -265,6 +265,7 @@ class _Verification:
         self._tell_rejected()
         self._tell_table()
         self._tell_assumed()
+        self._tell_assumed_records()
         if self._subject.loss is not None:
             path = str(self._subject.settings.state / RUN_NAME)
             self._report.add_cause(Finding(path=path, text=self._subject.loss))
@@ -313,6 +314,15 @@ class _Verification:
             self._report.add(
                 Finding(path=str(path), line=first, last_line=end - 1, text=text, is_damage=False)
             )
+
+    def _tell_assumed_records(self) -> None:
+        if self._last.are_records_assumed:
+            path = self._subject.rejected
+            text = (
+                f"{path}: what its records say of attempts and errors is not proved: a repair took"
+                " it as it was. Which lines were rejected, and what they were, is."
+            )
+            self._report.add(Finding(path=str(path), text=text, is_damage=False))
 
     def _input_marks(self) -> Iterator[Mark]:
         for record in self._records():
