@@ -288,11 +288,15 @@ def many(count: int) -> tuple[Contents, JobSettings, bytes]:
     files.put(FOLDER / "in", input_of(count))
     settings = settings_for(FOLDER)
     job = Job.open(settings, files)
-    oracle = b"".join(b'{"n":%d}\n' % n for n in range(count))
+    oracle = b"".join(many_entry(n).data for n in range(count))
     job.commit([Results(0, count, oracle)])
     job.finish(job.source.offset_of(count))
     job.close()
     return contents(files), settings, oracle
+
+
+def many_entry(line: int) -> Results:
+    return Results(line, 1, b'{"n":%d}\n' % line)
 
 
 @pytest.mark.parametrize("count", [200, 256])
@@ -345,6 +349,19 @@ def test_a_short_table_is_made_anew_and_costs_nothing() -> None:
     assert plan.counts == Counts(written=200, ahead=0, open=0, redone=0)
     assert files.get(STATE / "checksums") == table
     assert files.get(settings.output) == oracle
+
+
+def test_an_entry_of_another_block_moves_no_line() -> None:
+    """Eight bytes in the table are an entry more: each block then has the one before it."""
+    data, settings, oracle = many(256)
+    table = data[STATE / "checksums"]
+    damaged = {
+        **data,
+        STATE / "checksums": table[:8] + table[:8] + table[8:],
+        settings.output: oracle.replace(b'{"n":70}', b'{"n":71}'),
+    }
+    with pytest.raises(StorageError, match="nothing records what 192 of them were"):
+        mend_all(files_with(damaged))
 
 
 def test_lines_of_the_input_that_changed_are_answered_anew() -> None:

@@ -162,7 +162,7 @@ def _changes_of_input(disk: Disk, job: Identity, sums: Sums) -> list[tuple[int, 
     path, last = job.settings.input, job.last
     if last is None or sums.are_inputs_vouched:
         changed = sums.read_input(disk, path)
-        if job.is_run_lost and sums.is_another_input:
+        if job.is_run_lost and sums.is_another_input(disk, job.settings.output):
             raise UsageError(
                 f"{path} is not the input of this job: none of its lines have the checksums that"
                 " the job recorded. Name the one that it had with --input."
@@ -174,8 +174,11 @@ def _changes_of_input(disk: Disk, job: Identity, sums: Sums) -> list[tuple[int, 
             return changed
     else:
         with disk.open(path, os.O_RDONLY) as file:
-            if Proof.of_input(last).holds(file.read):
-                return []
+            is_certain = Proof.of_input(last).holds(file.read)
+        if is_certain:
+            if not sums.are_outputs_vouched:
+                sums.drop_misfits(disk, path)
+            return []
     raise StorageError(
         f"{path} was changed after its lines were answered: this cannot be repaired. Put it back"
         " as it was; `trioline verify` says where it differs.",

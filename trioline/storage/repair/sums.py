@@ -2,7 +2,8 @@
 
 Only here is the table asked. Where the checkpoint does not vouch for it, what it says of a file
 that is whole counts for nothing; of another one, what it does not know is unknown, and what it
-says otherwise is done again: whether the entry or the lines are damaged, nothing tells.
+says otherwise is done again: whether the entry or the lines are damaged, nothing tells. Only where
+the input is certain, an entry that does not fit it is none.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Sums:
         self._begin = 0
         self._entries: list[Entry] = []
         self._bad_inputs = bytearray(self.block_count)
+        self._is_input_certain = False
 
     def size(self, number: int) -> int:
         """How many lines a block has."""
@@ -61,6 +63,8 @@ class Sums:
         if not self._begin <= number < self._begin + len(self._entries):
             self._begin = number
             self._entries = self._table.read(number, _TABLE_ENTRIES)
+        if self._is_input_certain and self._bad_inputs[number]:
+            return UNKNOWN
         return self._entries[number - self._begin]
 
     def window(self, first: int, count: int) -> dict[int, int]:
@@ -72,15 +76,35 @@ class Sums:
                 found.setdefault(entry.output_crc, number)
         return found
 
+    def drop_misfits(self, disk: Disk, path: Path) -> None:
+        """Forget the entries that do not fit an input that is certainly the one that was answered.
+
+        An entry may be another block's, where bytes were put into the table or are gone.
+        """
+        self.read_input(disk, path)
+        self._is_input_certain = True
+
     def is_input_good(self, number: int) -> bool:
         """Whether the block's lines of the input are those that were answered, as far as known."""
         return not self._bad_inputs[number]
 
-    @property
-    def is_another_input(self) -> bool:
-        """Whether no block of what ``read_input`` read is what was answered."""
+    def is_another_input(self, disk: Disk, output: Path) -> bool:
+        """Whether no block of what ``read_input`` read is what was answered, but the answers are.
+
+        Without these it is the table that holds nothing.
+        """
         known = [number for number in range(self.block_count) if self.at(number).is_known]
-        return bool(known) and all(self._bad_inputs[number] for number in known)
+        if not all(self._bad_inputs[number] for number in known) or disk.stat(output) is None:
+            return False
+        at = 0
+        with disk.open(output, os.O_RDONLY) as file:
+            lines = LineFile(file)
+            for number in range(self.block_count):
+                block = lines.block(at, self.size(number))
+                at += block.length
+                if self.at(number).is_known and self.at(number).output_crc == block.crc:
+                    return True
+        return False
 
     def read_input(self, disk: Disk, path: Path) -> list[tuple[int, int]]:
         """Hold the input against the sums; returns first and last block of changed stretches."""
