@@ -344,7 +344,7 @@ def test_a_short_table_is_made_anew_and_costs_nothing() -> None:
     table = data[STATE / "checksums"]
     files, plan = repaired({**data, STATE / "checksums": table[: 2 * ENTRY_BYTES]})
     path = STATE / "checksums"
-    assert plan.found == (f"{path} is damaged",)
+    assert plan.found == (f"{path} ends at byte 16, but 32 were safe",)
     assert plan.steps == (f"make {path} anew from input and output",)
     assert plan.counts == Counts(written=200, ahead=0, open=0, redone=0)
     assert files.get(STATE / "checksums") == table
@@ -517,7 +517,7 @@ def test_the_command_tells_before_it_does(
     told = invoke("repair", "out", capture=capture)
     assert told.code == 1
     assert "found: out.trioline/checkpoint is damaged" in told.stdout
-    assert "100 lines of the output would then hold, 0 wait in the journal" in told.stdout
+    assert "Then 100 lines are in the output, 0 wait in the journal" in told.stdout
     assert on_disk(stopped) == before
     done = invoke("repair", "out", "--yes", capture=capture)
     assert (done.code, done.stderr) == (0, "")

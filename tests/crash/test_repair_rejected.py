@@ -122,8 +122,8 @@ def test_only_the_record_that_does_not_hold_is_made_anew(
     if is_checkpoint_lost:
         data = without(data, "checkpoint")
     files, plan = repaired(data)
-    assert "99 records that hold" in said(plan)
-    assert "make records for 1 placeholders that have none" in said(plan)
+    assert "99 records kept" in said(plan)
+    assert "make records for 1 placeholder without one" in said(plan)
     redo(files)
     told = DOUBTFUL if is_checkpoint_lost else LOST
     assert records(files) == {line: ["no"] if line != 3 else [told] for line in REJECTED}
@@ -146,7 +146,7 @@ def test_a_rejected_line_behind_damage_is_not_forgotten() -> None:
     output = data[OUT].replace(b"\n100\n", b"\n101\n")
     files, plan = repaired({**data, OUT: output})
     assert plan.base.lines == 64
-    assert "make records for 1 placeholders that have none" in said(plan)
+    assert "make records for 1 placeholder without one" in said(plan)
     redo(files)
     assert records(files) == {line: ["no"] if line != 240 else [DOUBTFUL] for line in REJECTED}
     check_proved(files, is_assumed=True)
@@ -161,9 +161,9 @@ def test_an_edited_record_that_still_holds_is_said(done: int) -> None:
         Job.open(SETTINGS, files)
     assert contents(files) == data
     files, plan = repaired(data)
-    assert f"what {100 if done == LINES else 34} records" in said(plan)
-    assert "`trioline verify` will say that it is not proved" in said(plan)
-    assert "lost" not in said(plan)
+    assert f"what {100 if done == LINES else 34} records of it" in said(plan)
+    assert "`trioline verify` will tell" in said(plan)
+    assert "make records" not in said(plan)
     redo(files)
     assert list(records(files)) == list(REJECTED)
     check_proved(files, is_assumed=True)
@@ -201,9 +201,9 @@ def test_a_result_like_the_placeholder_gets_no_record_where_the_checkpoint_is_lo
     data = without(job_of(done=done, null=98, started_at=100), "checkpoint")
     files, plan = repaired(data)
     assert "make records" not in said(plan)
-    assert "line 98 and 0 others are the placeholder" in said(plan)
+    assert "1 line from line 98 on may be a result or a placeholder" in said(plan)
     files, plan = repaired(with_record(data, 1, b'"line"', b'"lime"'))
-    assert "make records for 1 placeholders" in said(plan)
+    assert "make records for 1 placeholder without one" in said(plan)
     redo(files)
     assert records(files) == {line: ["no"] if line != 3 else [DOUBTFUL] for line in REJECTED}
 
@@ -211,7 +211,7 @@ def test_a_result_like_the_placeholder_gets_no_record_where_the_checkpoint_is_lo
 def test_placeholders_without_a_rejected_file_get_records_that_doubt() -> None:
     data = without(without(job_of(null=NULL), "checkpoint"), "out.rejected")
     files, plan = repaired(data)
-    assert "make records for 101 placeholders" in said(plan)
+    assert "make records for 101 placeholders without one" in said(plan)
     redo(files)
     assert set(records(files)) == {*REJECTED, NULL}
     assert all(errors == [DOUBTFUL] for errors in records(files).values())
@@ -231,7 +231,7 @@ def test_a_result_like_the_placeholder_gets_no_record() -> None:
     """As many records hold as there were, so that it is none of the rejected lines."""
     data = job_of(null=NULL)
     files, plan = repaired({**data, REJECTS: b"\n" + data[REJECTS]})
-    assert "lost" not in said(plan)
+    assert "make records" not in said(plan)
     redo(files)
     assert list(records(files)) == list(REJECTED)
     damaged_too = {
@@ -240,23 +240,23 @@ def test_a_result_like_the_placeholder_gets_no_record() -> None:
         OUT: data[OUT].replace(b"\n1\n", b"\n0\n", 1),
     }
     files, plan = repaired(damaged_too)
-    assert "lost" not in said(plan)
+    assert "make records" not in said(plan)
 
 
 def test_how_many_of_the_placeholders_were_rejected_lines_is_said() -> None:
     data = with_record(job_of(null=NULL), 33, b'"line"', b'"lime"')  # of line 99
     _, plan = repaired(data)
-    assert "2 placeholders that have none, of which 1 were rejected lines" in said(plan)
+    assert "2 placeholders without one, of which 1 were rejected lines" in said(plan)
     _, plan = repaired(without(data, "checkpoint"))
-    assert "2 placeholders that have none, as the file is damaged there" in said(plan)
+    assert "2 placeholders without one, which may be results like any other" in said(plan)
     _, plan = repaired(with_record(job_of(null=NULL), 1, b'"line"', b'"lime"'))
-    assert "1 placeholders that have none, to say that theirs were lost" in said(plan)
+    assert "1 placeholder without one, which say that the first was lost" in said(plan)
 
 
 def test_a_result_that_the_journal_knows_gets_no_record() -> None:
     data = job_of(done=150, null=NULL)
     files, plan = repaired(without(data, "checkpoint"))
-    assert "lost" not in said(plan)
+    assert "make records" not in said(plan)
     redo(files)
     assert list(records(files)) == list(REJECTED)
 
@@ -307,3 +307,30 @@ def test_what_a_crashed_repair_leaves_goes_with_the_job() -> None:
         assert left == set(clean.paths())
         kills += 1
     assert kills > 50
+
+
+@pytest.mark.parametrize("moved", [(0, 1), (10, 60)])
+@pytest.mark.parametrize("is_output_damaged", [False, True])
+def test_records_that_were_moved_are_put_back(
+    moved: tuple[int, int], is_output_damaged: bool
+) -> None:
+    data = job_of()
+    swapped = data[REJECTS].splitlines(keepends=True)
+    one, other = moved
+    swapped[one], swapped[other] = swapped[other], swapped[one]
+    damaged = {**data, REJECTS: b"".join(swapped)}
+    if is_output_damaged:
+        damaged[OUT] = data[OUT].replace(b"\n200\n", b"\n201\n")
+    files, _ = repaired(damaged)
+    redo(files)
+    assert files.get(REJECTS) == data[REJECTS]
+    check_proved(files, is_assumed=is_output_damaged)
+
+
+def test_that_no_line_was_rejected_is_not_proved_by_an_empty_file() -> None:
+    data = without(job_of(), "checkpoint")
+    files, plan = repaired({**data, REJECTS: b""})
+    assert "100 lines from line 0 on may be a result or a placeholder" in said(plan)
+    redo(files)
+    assert files.get(REJECTS) == b""
+    check_proved(files, is_assumed=True)

@@ -64,7 +64,8 @@ def test_a_jobs_alignment_is_proved_and_what_breaks_it_named(folder: Path) -> No
     ended = trioline("verify", "in", "out", cwd=folder)
     assert ended.code == 1
     assert ended.stdout.startswith("out: lines 64 to 127 (from byte ")
-    assert ended.stdout.count("\n") == 1
+    assert ended.stdout.count("\n") == 2
+    assert "see what `trioline repair out` can save" in ended.stdout
     ended = trioline("verify", "in", "out", "--json", cwd=folder)
     assert ended.code == 1
     report = json.loads(ended.stdout)
@@ -90,7 +91,7 @@ def test_lines_that_a_repair_took_by_their_form_are_not_proved(folder: Path) -> 
         (folder / "out.trioline" / name).unlink()
     told = trioline("repair", "out", "--yes", cwd=folder)
     assert told.code == 0
-    assert f"no checksum is left of some of the lines 0 to {COUNT - 1}: they" in told.stdout
+    assert f"nothing is left to prove some of the lines 0 to {COUNT - 1}: they" in told.stdout
     ended = trioline("verify", "in", "out", cwd=folder)
     assert ended.code == 1
     assert f"lines 0 to {COUNT - 1} are not proved" in ended.stdout

@@ -109,9 +109,10 @@ def _tell(plan: Plan) -> None:
     for line in plan.steps:
         click.echo(f"would: {line}")
     counts = plan.counts
-    lost = ", and with them those that only damaged parts of the journal held"
+    done = f"{counts.redone:,} were done before" if counts.redone else "none was done before"
+    if plan.is_journal_damaged:
+        done += ", and those that only damaged parts of the journal had"
     click.echo(
-        f"{counts.written:,} lines of the output would then hold, {counts.ahead:,} wait in the"
-        f" journal for their turn, and {counts.open:,} are to be computed. Of these"
-        f" {counts.redone:,} were done before{lost if plan.is_journal_damaged else ''}."
+        f"Then {counts.written:,} lines are in the output, {counts.ahead:,} wait in the journal for"
+        f" their turn, and {counts.open:,} are to be computed{f': {done}' if counts.open else ''}."
     )

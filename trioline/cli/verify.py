@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,10 @@ def _tell(subject: Subject, report: Report) -> None:
             f"The {report.line_count:,} lines that the job has written to {subject.output} answer"
             f" those of {subject.input} even so: its checkpoint vouches for them."
         )
+    is_told = any("trioline repair" in finding.text for finding in report.findings)
+    if any(finding.is_damage for finding in report.findings) and not is_told:
+        command = f"trioline repair {shlex.quote(str(subject.output))}"
+        click.echo(f"Put back what was changed from a copy, or see what `{command}` can save.")
     if report.holds:
         click.echo(_summary(subject, report))
 

@@ -1,4 +1,4 @@
-"""What a line must look like, where nothing but its form can speak for it."""
+"""What a line must look like, where nothing but its form can speak for it; and numbers in words."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ def is_text(line: bytes) -> bool:
         return "\0" not in line.decode("utf-8")
     except ValueError:
         return False
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, as in a sentence."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

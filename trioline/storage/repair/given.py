@@ -11,7 +11,7 @@ import attrs
 from trioline._version import __version__
 from trioline.config import JobSettings, default_rejected
 from trioline.errors import StorageError, UsageError
-from trioline.storage.checkpoint import Checkpoint, CheckpointFile
+from trioline.storage.checkpoint import SLOT_SPACING_BYTES, Checkpoint, CheckpointFile
 from trioline.storage.claims import check_claims
 from trioline.storage.damage import STATE_SUFFIX, NewerFormat
 from trioline.storage.files import Disk
@@ -127,7 +127,10 @@ def _read_slots(disk: Disk, path: Path, run: Run | None, notes: Notes) -> Checkp
             notes.found.append(f"{path} belongs to another job")
             return None
     if not slots:
-        notes.found.append(f"{path} is damaged: neither of its two slots is valid")
+        notes.found.append(
+            f"{path} is damaged: neither of its two slots (at bytes 0 and {SLOT_SPACING_BYTES}) is"
+            " valid"
+        )
         return None
     return max(slots, key=lambda slot: slot.sequence)
 

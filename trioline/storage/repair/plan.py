@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import attrs
 
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
-from trioline.storage.checksums import CHECKSUMS_NAME
+from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
+from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
 from trioline.storage.repair.input_state import without_changed_input
 from trioline.storage.repair.line_file import LineFile
@@ -199,7 +201,11 @@ def _find_base(
     lines, length = prefix.end, prefix.length
     if not kept.is_held:
         lines, length = _before_lost_records(disk, settings, scans, lines, length)
-        notes.steps.append(f"go on from line {lines}, byte {length} of {settings.output}")
+        notes.steps.append(
+            f"cut {settings.output} at byte {length}, and go on from line {lines}"
+            if disk.size(settings.output) > length
+            else f"go on from line {lines} at the end of {settings.output} (byte {length})"
+        )
     holds = kept.is_held and is_rejected_vouched
     return Base(
         lines=lines,
@@ -242,8 +248,8 @@ def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
     unknown = range(parts[0].start, parts[-1].stop) if parts else range(0)
     if unknown:
         notes.found.append(
-            f"no checksum is left of some of the lines {unknown.start} to {unknown.stop - 1}: they"
-            " are kept by their form alone, and `trioline verify` will not call them proved"
+            f"nothing is left to prove some of the lines {unknown.start} to {unknown.stop - 1}:"
+            " they are kept by their form alone, and `trioline verify` will not call them proved"
         )
     return unknown
 
@@ -251,7 +257,9 @@ def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
 def _tell_of_rescued(rescued: list[Run], notes: Notes) -> None:
     if rescued:
         count = sum(run.count for run in rescued)
-        notes.steps.append(f"save {count} lines that hold behind there into the journal")
+        notes.steps.append(
+            f"keep {counted(count, 'line')} that hold behind there in the journal until their turn"
+        )
 
 
 def _torn(scans: list[Scan], segments: list[Scan], *, is_followed: bool) -> list[Scan]:
@@ -267,10 +275,20 @@ def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
     """Say how the table of checksums is not what the checkpoint counts on; it is looked at last."""
     path = job.settings.state / CHECKSUMS_NAME
     if not kept.is_table_good:
-        notes.found.append(f"{path} is {'missing' if disk.stat(path) is None else 'damaged'}")
+        notes.found.append(f"{path} {_wrong_table(disk, path, job.last)}")
         notes.steps.append(f"make {path} anew from input and output")
     if notes.found and not notes.steps:
         notes.steps.append("write a checkpoint that says how things stand")
+
+
+def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:
+    size = disk.size(path)
+    needed = 0 if last is None else Proof.of_output(last).block_count * ENTRY_BYTES
+    if disk.stat(path) is None:
+        return "is missing"
+    if size < needed:
+        return f"ends at byte {size}, but {needed} were safe"
+    return f"is damaged: its first {needed} bytes are not what was written"
 
 
 def _rescued(

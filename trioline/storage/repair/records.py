@@ -17,6 +17,7 @@ import enum
 import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import pairwise
 
 import attrs
 
@@ -73,10 +74,34 @@ class GoodRecord:
 
 
 def good_records(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
-    """The records of the rejected file that hold, in order."""
+    """The records of the rejected file that hold, by their lines; of a line the first."""
+    if not in_order(disk, settings):
+        yield from _sorted_records(disk, settings)
+        return
+    yield from _records_as_they_lie(disk, settings)
+
+
+def in_order(disk: Disk, settings: JobSettings) -> bool:
+    """Whether the records that hold lie in the order of their lines, as they were written."""
+    with contextlib.closing(_records_as_they_lie(disk, settings)) as records:
+        return all(one.line < other.line for one, other in pairwise(records))
+
+
+def _sorted_records(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
+    """The same of a file whose lines were moved about: holds where each record is in memory."""
+    with contextlib.closing(_records_as_they_lie(disk, settings)) as records:
+        places = sorted((record.line, record.begin, record.end) for record in records)
+    before = -1
+    with disk.open(settings.rejected, os.O_RDONLY) as file:
+        for line, begin, end in places:
+            if line > before:
+                yield GoodRecord(line=line, data=file.read(end - begin, begin), end=end)
+            before = line
+
+
+def _records_as_they_lie(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
     if disk.stat(settings.rejected) is None:
         return
-    before = -1
     with (
         contextlib.closing(_open_source(disk, settings)) as source,
         disk.open(settings.rejected, os.O_RDONLY) as file,
@@ -85,10 +110,9 @@ def good_records(disk: Disk, settings: JobSettings) -> Generator[GoodRecord]:
         for _, offset, line in read_lines(file.read, size):
             end = offset + len(line) + 1
             record = decode_record(line)
-            if end > size or isinstance(record, str) or record.id <= before:
+            if end > size or isinstance(record, str) or record.id < 0:
                 continue
             if _is_of_its_line(source, record):
-                before = record.id
                 yield GoodRecord(line=record.id, data=line + b"\n", end=end)
 
 
@@ -140,7 +164,7 @@ class Finder:
         self._text = text
         self._source: Source | None = None
         self._size = disk.size(settings.rejected)
-        self._is_there = disk.stat(settings.rejected) is not None
+        self._is_as_written = disk.stat(settings.rejected) is not None and in_order(disk, settings)
         self._before_end = 0
         """The byte behind the last record before ``_next``."""
         self._next = next(self._good, None)
@@ -172,7 +196,7 @@ class Finder:
         """Whether the file does not hold where the record of such a line would be."""
         self.in_file(line)
         begin = self._size if self._next is None else self._next.begin
-        return begin > self._before_end or not self._is_there
+        return begin > self._before_end or not self._is_as_written
 
     def close(self) -> None:
         """Close what was opened."""

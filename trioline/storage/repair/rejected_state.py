@@ -6,6 +6,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import attrs
 
@@ -14,6 +15,7 @@ from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import crc_of
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
+from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Identity, Notes
 from trioline.storage.repair.output_state import file_holds
 from trioline.storage.repair.ranges import Ranges
@@ -56,7 +58,8 @@ class RejectedState:
     text: str = LOST
     """What that says."""
     is_assumed: bool
-    """Whether records are kept of which nothing proves what they say of attempts and errors."""
+    """Whether records are kept of which nothing proves what they say of attempts and errors, or
+    placeholders without one, of which nothing proves that they are results."""
 
 
 def rejected_holds(
@@ -102,13 +105,14 @@ def look_at_records(
     made = {Lacking.NONE: 0, Lacking.IN_GAPS: survey.in_gaps, Lacking.ALL: survey.missing}[lacking]
     is_sure = last is not None and made == most
     is_exact = last is not None and not made and survey.is_what(last)
+    is_taken = survey.from_file > 0 or (last is None and survey.elsewhere > 0)
     is_rebuilt = made > 0 or not survey.is_in_file
     state = RejectedState(
         leading=Records(count=survey.base_count, length=survey.length),
         is_rebuilt=is_rebuilt,
         lacking=lacking,
         text=LOST if is_sure else DOUBTFUL,
-        is_assumed=last.are_records_assumed if is_exact and last else survey.from_file > 0,
+        is_assumed=last.are_records_assumed if is_exact and last else is_taken,
     )
     _tell(settings, last, survey, state, notes, made=made, most=most)
     return state
@@ -244,27 +248,28 @@ def _tell(
         notes.found.append(f"{path}: so are {len(survey.restored) - _MAX_TOLD} more records")
     if last is None and survey.elsewhere:
         notes.found.append(
-            f"{output}: line {survey.first_elsewhere} and {survey.elsewhere - 1} others are the"
-            f" placeholder, and {path} is whole where their records would be: they are results"
+            f"{output}: {counted(survey.elsewhere, 'line')} from line {survey.first_elsewhere} on"
+            f" may be a result or a placeholder. {path} has no gap there: they are taken for"
+            " results"
         )
     if state.is_rebuilt:
-        notes.steps.append(f"make {path} anew with the {survey.kept} records that hold")
+        notes.steps.append(f"make {path} anew, with {counted(survey.kept, 'record')} kept")
     if made:
-        notes.steps.append(_made_step(made, most, is_counted=last is not None))
+        notes.steps.append(_made_step(path, made, most, is_counted=last is not None))
     if state.is_assumed and (last is None or not last.are_records_assumed):
         notes.steps.append(
-            f"take what {survey.from_file} records of {path} say of attempts and errors as it is:"
-            " `trioline verify` will say that it is not proved"
+            f"take {path} at its word: nothing proves what {counted(survey.from_file, 'record')} of"
+            " it say of attempts and errors, and `trioline verify` will tell"
         )
 
 
-def _made_step(made: int, most: int, *, is_counted: bool) -> str:
-    step = f"make records for {made} placeholders that have none"
+def _made_step(path: Path, made: int, most: int, *, is_counted: bool) -> str:
+    step = f"make records for {counted(made, 'placeholder')} without one"
     if not is_counted:
-        return f"{step}, as the file is damaged there; they may be results like any other"
+        return f"{step}, which may be results like any other, as {path} is damaged there"
     if most < made:
-        return f"{step}, of which {most} were rejected lines: which ones nothing tells"
-    return f"{step}, to say that theirs were lost"
+        return f"{step}, of which {most:,} were rejected lines: which ones nothing tells"
+    return f"{step}, which say that the first was lost"
 
 
 def known_results(pieces: list[Piece]) -> Ranges:

@@ -319,8 +319,8 @@ class _Verification:
         if self._last.are_records_assumed:
             path = self._subject.rejected
             text = (
-                f"{path}: what its records say of attempts and errors is not proved: a repair took"
-                " it as it was. Which lines were rejected, and what they were, is."
+                f"{path}: what its records say of attempts and errors is not proved, nor that it"
+                " has all of them: a repair took it as it was. Trying its lines again ends that."
             )
             self._report.add(Finding(path=str(path), text=text, is_damage=False))
 
