@@ -396,6 +396,22 @@ def _write_some_sectors(data: bytearray, offset: int, new: bytes, rng: random.Ra
         begin = end
 
 
+class AtCall:
+    """Does something at the nth system call of some files, and fails none."""
+
+    def __init__(self, files: CrashFiles, at: int, action: Callable[[], None]) -> None:
+        self.count = 0
+        """Calls so far."""
+        self._at = at
+        self._action = action
+        files.fail = self
+
+    def __call__(self, _call: str, _path: Path, _count: int) -> None:
+        self.count += 1
+        if self.count == self._at:
+            self._action()
+
+
 def settings_for(
     folder: Path, *, fsync: Fsync = Fsync.ALWAYS, fresh: bool = False, text: bool = False
 ) -> JobSettings:

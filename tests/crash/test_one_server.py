@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from processes import Plain, numbers, serving
-from storage_helpers import CrashFiles, input_of, settings_for
+from storage_helpers import AtCall, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import JobLocked, StorageError, UsageError
@@ -120,7 +120,6 @@ def test_a_lock_removed_at_any_system_call_lets_nobody_in(fsync: Fsync) -> None:
         job = Job.open(settings, files)
         acknowledged: list[int] = []
         intruder = Intruder(files, settings, at)
-        files.fail = intruder
         with pytest.raises(StorageError):
             work_in_order(job, acknowledged)
         job.close()
@@ -138,7 +137,6 @@ def test_a_lock_removed_while_a_job_is_made_leaves_one_job() -> None:
         files = CrashFiles()
         files.put(settings.input, input_of(LINES))
         second = Second(files, settings, at)
-        files.fail = second
         try:
             first = Job.open(settings, files)
         except (StorageError, JobLocked, UsageError):
@@ -155,7 +153,7 @@ def test_a_lock_removed_while_a_job_is_made_leaves_one_job() -> None:
             assert again.written_count == 2
             assert files.get(settings.output) == expected(0, "second") + expected(1, "second")
             again.close()
-        if second.count < at:
+        if second.calls.count < at:
             break
     assert came > 20
 
@@ -164,18 +162,16 @@ class Second:
     """Removes the lock at the nth system call, and starts a second server."""
 
     def __init__(self, files: CrashFiles, settings: JobSettings, at: int) -> None:
-        self.files, self.settings, self.at = files, settings, at
-        self.count = 0
+        self.files, self.settings = files, settings
         self.job: Job | None = None
+        self.calls = AtCall(files, at, self._start)
 
-    def __call__(self, _call: str, _path: Path, _count: int) -> None:
-        self.count += 1
-        if self.count == self.at:
-            if self.files.has(self.settings.state / "lock"):
-                self.files.unlink(self.settings.state / "lock")
-            with contextlib.suppress(JobLocked):
-                self.job = Job.open(self.settings, self.files)
-                self.job.commit([entry(0, "second")])
+    def _start(self) -> None:
+        if self.files.has(self.settings.state / "lock"):
+            self.files.unlink(self.settings.state / "lock")
+        with contextlib.suppress(JobLocked):
+            self.job = Job.open(self.settings, self.files)
+            self.job.commit([entry(0, "second")])
 
 
 def work_in_order(job: Job, acknowledged: list[int]) -> None:
@@ -186,21 +182,19 @@ def work_in_order(job: Job, acknowledged: list[int]) -> None:
 
 
 class Intruder:
-    """Removes the lock at the nth system call, and starts a second server at each later one."""
+    """Removes the lock at the nth system call, and starts a second server then."""
 
     def __init__(self, files: CrashFiles, settings: JobSettings, at: int) -> None:
-        self.files, self.settings, self.at = files, settings, at
-        self.count = 0
+        self.files, self.settings = files, settings
         self.was_refused = False
+        AtCall(files, at, self._start)
 
-    def __call__(self, _call: str, _path: Path, _count: int) -> None:
-        self.count += 1
-        if self.count == self.at:
-            self.files.fail = None
-            self.files.unlink(self.settings.state / "lock")
-            with pytest.raises(JobLocked, match="at work on /d/out"):
-                Job.open(self.settings, self.files)
-            self.was_refused = True
+    def _start(self) -> None:
+        self.files.fail = None
+        self.files.unlink(self.settings.state / "lock")
+        with pytest.raises(JobLocked, match="at work on /d/out"):
+            Job.open(self.settings, self.files)
+        self.was_refused = True
 
 
 # --- real servers ---------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import attrs
@@ -51,6 +53,7 @@ from trioline.storage.entries import Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
+from trioline.storage.repair.given import Given
 from trioline.storage.repair.plan import Counts, examine
 from trioline.storage.verify.verification import find_subject, verify
 
@@ -431,6 +434,21 @@ def long_wounds(data: Contents) -> list[Contents]:
     ]
 
 
+def mended_after_kills(damaged: Contents, job: Given, rng: random.Random) -> Iterator[CrashFiles]:
+    """Kill a repair at each of its calls, or cut the power there, and repair once more."""
+    for call in count(1):
+        files = files_with(damaged)
+        files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
+        try:
+            mend_all(files, job)
+        except Crash:
+            files.lose_power(rng) if call % 3 else files.kill()
+        else:
+            return
+        mend_all(files, job)
+        yield files
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wound", range(4))
 def test_a_kill_leaves_what_was_kept_or_what_is_saved(fsync: Fsync, wound: int) -> None:
@@ -440,19 +458,9 @@ def test_a_kill_leaves_what_was_kept_or_what_is_saved(fsync: Fsync, wound: int) 
     damaged = long_wounds(long_job(fsync=fsync, is_done=True))[wound]
     unharmed = redo(repaired(damaged, job)[0], settings)
     assert len(unharmed) < 3 * BLOCK_LINES
-    call = kills = 0
-    while True:
-        call += 1
-        files = files_with(damaged)
-        files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
-        try:
-            mend_all(files, job)
-        except Crash:
-            files.lose_power(rng) if call % 3 else files.kill()
-        else:
-            break
+    kills = 0
+    for files in mended_after_kills(damaged, job, rng):
         kills += 1
-        mend_all(files, job)
         assert redo(files, settings) == unharmed
         assert files.get(settings.output) == b"".join(LONG_RESULTS)
     assert kills > 30
@@ -466,19 +474,8 @@ def test_a_kill_at_any_call_leaves_it_to_be_mended_again(fsync: Fsync) -> None:
     kills = 0
     for damaged in wounds(half_done(fsync)):
         unharmed = len(finish(repaired(damaged, job)[0], settings))
-        call = 0
-        while True:
-            call += 1
-            files = files_with(damaged)
-            files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
-            try:
-                mend_all(files, job)
-            except Crash:
-                files.lose_power(rng) if call % 3 else files.kill()
-            else:
-                break
+        for files in mended_after_kills(damaged, job, rng):
             kills += 1
-            mend_all(files, job)
             assert len(finish(files, settings)) == unharmed
             check_finished(files, settings)
     assert kills > 100

@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 from repair_helpers import mend_all
-from storage_helpers import Crash, CrashFiles, input_of, settings_for
+from storage_helpers import AtCall, Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import JobSettings
 from trioline.errors import JobLocked, UsageError
@@ -311,7 +311,6 @@ def test_two_jobs_made_at_once_leave_one(files: CrashFiles) -> None:
         files = CrashFiles()
         files.put(FIRST.input, input_of(LINES))
         other = Other(files, SECOND, at)
-        files.fail = other
         try:
             first = Job.open(FIRST, files)
         except (JobLocked, UsageError):
@@ -327,7 +326,7 @@ def test_two_jobs_made_at_once_leave_one(files: CrashFiles) -> None:
             other.job.close()
         files.fail = None
         assert not files.open_count
-        if other.count < at:
+        if other.calls.count < at:
             break
     assert opened > 10
 
@@ -336,15 +335,13 @@ class Other:
     """Opens a second job at the nth system call."""
 
     def __init__(self, files: CrashFiles, settings: JobSettings, at: int) -> None:
-        self.files, self.settings, self.at = files, settings, at
-        self.count = 0
+        self.files, self.settings = files, settings
         self.job: Job | None = None
+        self.calls = AtCall(files, at, self._open)
 
-    def __call__(self, _call: str, _path: Path, _count: int) -> None:
-        self.count += 1
-        if self.count == self.at:
-            try:
-                self.job = Job.open(self.settings, self.files)
-                self.job.commit([rejection("other")])
-            except (JobLocked, UsageError):
-                assert self.job is None
+    def _open(self) -> None:
+        try:
+            self.job = Job.open(self.settings, self.files)
+            self.job.commit([rejection("other")])
+        except (JobLocked, UsageError):
+            assert self.job is None
