@@ -27,6 +27,7 @@ from trioline.storage.checksums import (
     Table,
     crc_of,
 )
+from trioline.storage.claims import claim_path, is_mark
 from trioline.storage.files import Disk, File
 from trioline.storage.repair.forms import first_no_json, is_json
 from trioline.storage.repair.line_file import LineFile
@@ -134,8 +135,8 @@ def _text(look: _Look, text: bool | None) -> bool:
 def _check_rejected(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> None:
     """Refuse a rejected file of somebody else, which would be replaced."""
     path = settings.rejected
-    if not disk.size(path):
-        return
+    if not disk.size(path) or is_mark(disk, claim_path(path)):
+        return  # with a mark it is this job's: else it had been refused
     if last is not None and last.rejected_bytes:
         with disk.open(path, os.O_RDONLY) as file:
             if crc_of(file.read, 0, last.rejected_bytes) == last.rejected_crc:
