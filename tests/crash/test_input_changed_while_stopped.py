@@ -380,7 +380,7 @@ def test_a_server_refuses_an_edited_input_and_a_repair_helps(tmp_path: Path) -> 
     assert "in: lines 0 to 63 (line 0 begins at byte 0) are not as they were" in refused.stderr
     mended = trioline("repair", "out", "--yes", cwd=tmp_path)
     assert mended.code == 0, mended
-    assert "Of these 49 were done before" in mended.stdout
+    assert "49 were done before" in mended.stdout
     with serving(*serve[1:], cwd=tmp_path) as second, Plain(second.port) as plain:
         answer_all(plain, 100)
         assert second.wait().code == 0
