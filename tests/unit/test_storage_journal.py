@@ -63,6 +63,38 @@ def test_many_segments_come_back_and_few_are_open() -> None:
     assert [frame.first for frame in replayed(files)] == list(range(100))
 
 
+def test_a_segment_kept_longer_than_it_is() -> None:
+    """Zeros behind its frames are never taken for what comes to stand there, nor left behind."""
+    files = CrashFiles()
+    journal = Journal(Disk(files), FOLDER, RUN, segment_bytes=400, is_synced_often=True)
+    frames = [results(line) for line in range(20)]
+    places = []
+    for frame in frames:
+        places += journal.append([frame])
+        assert journal.read(places[-1]) == frame
+        assert len(files.get(segment(journal.newest))) > journal.newest_bytes
+    assert [journal.read(place) for place in places] == frames
+    assert journal.newest > 1
+    for number in range(1, journal.newest):
+        assert not files.get(segment(number)).endswith(b"\0")
+    left = replayed(files)
+    journal.trim()
+    assert len(files.get(segment(journal.newest))) == journal.newest_bytes
+    journal.close()
+    assert left == replayed(files) == frames
+
+
+def test_a_segment_without_room_to_be_longer_is_written_all_the_same() -> None:
+    files = CrashFiles()
+    files.fail = lambda call, _path, _count: errno.EFBIG if call == "truncate" else None
+    journal = Journal(Disk(files), FOLDER, RUN, segment_bytes=1 << 20, is_synced_often=True)
+    (place,) = journal.append([results(3)])
+    journal.trim()
+    assert journal.read(place) == results(3)
+    assert len(files.get(segment(1))) == journal.newest_bytes
+    journal.close()
+
+
 @given(cut=st.integers(0, 200), flip=st.integers(0, 7))
 @settings(max_examples=60, deadline=None)
 def test_a_flipped_bit_ends_the_newest_segment(cut: int, flip: int) -> None:

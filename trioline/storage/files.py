@@ -422,6 +422,19 @@ class File:
         """
         attempt("cut", self.path, lambda: self._files.truncate(self._fd, length))
 
+    def extend(self, length: int) -> bool:
+        """Let the file end at ``length`` bytes, with zeros up to there; False without room for it.
+
+        Takes none yet, but for limits on a file's size.
+        """
+        try:
+            self._files.truncate(self._fd, length)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise _failed("extended", self.path, error) from error
+        return True
+
     def sync(self) -> None:
         """Return when data and length are on the disk. Its first error is final: never retried."""
         attempt("synced", self.path, lambda: self._files.sync(self._fd))

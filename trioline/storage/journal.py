@@ -47,6 +47,7 @@ class Journal:
         folder: Where the segments are.
         run_id: Of this run; frames of another one are not valid.
         segment_bytes: A segment that has grown to this gets a successor.
+        is_synced_often: Its newest segment is kept longer than it is until ``trim``.
 
     Raises:
         StorageError: A segment cannot be opened or synced.
@@ -59,11 +60,13 @@ class Journal:
         run_id: bytes,
         *,
         segment_bytes: int,
+        is_synced_often: bool = False,
     ) -> None:
         self._disk = disk
         self._folder = folder
         self._run_id = run_id
         self._segment_bytes = segment_bytes
+        self._is_synced_often = is_synced_often
         self._segments = {
             number: Segment(disk, folder, number, seed_of(run_id, number))
             for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
@@ -135,6 +138,11 @@ class Journal:
             self._disk.sync_folder(self._folder)
             self._is_folder_synced = True
 
+    def trim(self) -> None:
+        """Let the newest segment's file end where the segment does."""
+        if self._newest is not None:
+            self._newest.trim()
+
     def mark(self) -> Mark:
         """Remember how far the journal reaches, for ``cut_back``."""
         segment = self._newest
@@ -159,12 +167,20 @@ class Journal:
         if newest is not None:
             # So that a crash can never leave a bad frame in a segment that has a successor, nor a
             # successor without it.
+            newest.trim()
             self.sync()
             newest.close()
         number = self.newest + 1
         seed = seed_of(self._run_id, number)
         try:
-            segment = Segment(self._disk, self._folder, number, seed, is_new=True)
+            segment = Segment(
+                self._disk,
+                self._folder,
+                number,
+                seed,
+                is_new=True,
+                is_extended=self._is_synced_often,
+            )
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise taken_over(self._folder) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from trioline.config import JobSettings
+from trioline.config import Fsync, JobSettings
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
@@ -85,7 +85,13 @@ def _open_files(
     last = checkpoints.read(run.id_bytes)
     answers = _open_answers(disk, settings, last)
     opened.callback(answers.close)
-    journal = Journal(disk, settings.state, run.id_bytes, segment_bytes=segment_bytes)
+    journal = Journal(
+        disk,
+        settings.state,
+        run.id_bytes,
+        segment_bytes=segment_bytes,
+        is_synced_often=settings.fsync is Fsync.ALWAYS,
+    )
     opened.callback(journal.close)
     source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
     opened.callback(source.close)
@@ -192,6 +198,7 @@ def next_checkpoint(
     checkpoint = checksums.cover(last, checkpoint)
     if ahead_end or checksums.ahead.is_other:
         checksums.ahead.record(journal, checkpoint, ahead_end)
+    journal.trim()
     journal.sync()
     if finished:
         return checkpoint

@@ -17,6 +17,10 @@ _MIN_READ_BYTES = 4 * 1024
 """Read where a frame is asked for out of order: often it is a short one."""
 _MAX_READ_BYTES = 256 * 1024
 """Read at a time where frames are asked for in order."""
+_EXTENT_BYTES = 1024 * 1024
+"""How far ahead of its frames the end of a file is put that is synced in each commit: a sync that
+has no new length to write takes two thirds of the time (65 instead of 95 microseconds, measured).
+"""
 
 
 def is_segment(name: str) -> bool:
@@ -43,10 +47,18 @@ class Segment:
     Args:
         seed: Where the crc of its frames begins.
         is_new: It is made here, and empty.
+        is_extended: The file is kept longer than what counts of it, until ``trim``.
     """
 
     def __init__(
-        self, disk: Disk, folder: Path, number: int, seed: int, *, is_new: bool = False
+        self,
+        disk: Disk,
+        folder: Path,
+        number: int,
+        seed: int,
+        *,
+        is_new: bool = False,
+        is_extended: bool = False,
     ) -> None:
         self.number = number
         self.seed = seed
@@ -60,11 +72,13 @@ class Segment:
         self._disk = disk
         self._file: File | None = None
         self._is_synced = not is_new
+        self._is_extended = is_extended
         self._window = _Window()
         if is_new:
             self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         else:
             self.length = disk.size(self.path)
+        self._end = self.length  # of the file
 
     @property
     def is_open(self) -> bool:
@@ -78,20 +92,28 @@ class Segment:
             DiskFull: The file is as before.
         """
         self._is_synced = False
+        file, end = self._opened(), self.length + len(data)
+        if self._is_extended and end > self._end and file.extend(end + _EXTENT_BYTES):
+            self._end = end + _EXTENT_BYTES
         try:
-            self._opened().write(data, self.length)
+            file.write(data, self.length)
         except DiskFull:
             self.cut(self.length, top=self.top)
             raise
-        self.length += len(data)
+        self.length = end
         self.top = max(self.top, top)
+
+    def trim(self) -> None:
+        """Let the file end where what counts of it does."""
+        if self._end > self.length:
+            self.cut(self.length, top=self.top)
 
     def cut(self, length: int, *, top: int) -> None:
         """Cut the file after its first ``length`` bytes."""
         self._is_synced = False
         self._opened().cut(length)
         self._window.forget()
-        self.length = length
+        self.length = self._end = length
         self.top = top
 
     def sync(self, *, force: bool = False) -> None:
@@ -106,12 +128,13 @@ class Segment:
         Raises:
             StorageError: A later version of trioline wrote it.
         """
-        data = self._window.read(self._opened(), HEADER_BYTES, offset)
+        file = self._opened()
+        data = self._window.read(file, HEADER_BYTES, offset, self.length)
         header = Header.unpack(data)
         # Before anything is read: a flipped bit in the length must not ask for gigabytes.
         if header is None or header.length > self.length - offset - HEADER_BYTES:
             return None
-        payload = self._window.read(self._opened(), header.length, offset + HEADER_BYTES)
+        payload = self._window.read(file, header.length, offset + HEADER_BYTES, self.length)
         try:
             return header.frame(data, payload, self.seed)
         except UnknownKind as error:
@@ -148,8 +171,9 @@ class _Window:
         self._data = b""
         self._span = _MIN_READ_BYTES
 
-    def read(self, file: File, count: int, offset: int) -> bytes:
-        """``count`` bytes of ``file`` from ``offset``, or as many as there are."""
+    def read(self, file: File, count: int, offset: int, end: int) -> bytes:
+        """``count`` bytes of ``file`` from ``offset``, or as many as there are before ``end``: what
+        is behind that may become something else."""
         at = offset - self._begin
         if not 0 <= at <= at + count <= len(self._data):
             in_order = 0 <= at <= len(self._data)
@@ -158,7 +182,7 @@ class _Window:
                 self._begin, self._data = offset + count, b""  # too large to be kept
                 return file.read(count, offset)
             self._begin, at = offset, 0
-            self._data = file.read(self._span, offset)
+            self._data = file.read(min(self._span, max(0, end - offset)), offset)
         return self._data[at : at + count]
 
     def forget(self) -> None:
