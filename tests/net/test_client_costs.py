@@ -82,7 +82,7 @@ async def echo_many(items: list[trioline.Item]) -> list[trioline.Raw]:
 @both_backends
 @pytest.mark.parametrize(
     ("function", "many", "bound"),
-    [(echo_async, False, 66), (parse, False, 73), (echo_many, True, 47)],
+    [(echo_async, False, 18), (parse, False, 32), (echo_many, True, 23)],
 )
 def test_what_a_line_costs_an_async_function(
     backend: str, function: Callable[..., Any], many: bool, bound: float, tmp_path: Path
@@ -104,7 +104,7 @@ def test_what_a_line_costs_a_function_in_threads(backend: str, tmp_path: Path) -
 
     with served(tmp_path) as server, calls:
         run(backend, functools.partial(trioline.run_worker, function, server.address))
-    assert calls.per_line <= 66
+    assert calls.per_line <= 21
 
 
 @both_backends
@@ -115,10 +115,10 @@ def test_what_a_line_costs_a_command(backend: str, tmp_path: Path) -> None:
 
     with served(tmp_path) as server, Calls() as calls:
         run(backend, work)
-    assert calls.per_line <= 47
+    assert calls.per_line <= 24
 
 
-@pytest.mark.parametrize(("batch", "bound"), [(None, 46), (100, 48)])
+@pytest.mark.parametrize(("batch", "bound"), [(None, 27), (100, 30)])
 def test_what_a_line_costs_a_loop(batch: int | None, bound: float, tmp_path: Path) -> None:
     with (
         served(tmp_path) as server,

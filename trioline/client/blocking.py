@@ -263,7 +263,7 @@ class Client:
         number = item if isinstance(item, int) else item.id
         outbox = self._outbox
         outbox.add(number, outcome)
-        self._hand.finish(number)
+        self._hand.finish_number(number)
         overdue = time.monotonic() - self._sent_at >= FLUSH_SECONDS
         if overdue or outbox.waiting_bytes > MAX_UNSENT_BYTES:
             self._send_results(self._tether.link)

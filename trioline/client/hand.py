@@ -77,9 +77,14 @@ class Hand:
         """Whether a line that was begun is still this worker's, and has no outcome yet."""
         return self._running.get(item.id) is item
 
-    def finish(self, number: int) -> None:
+    def finish(self, item: Item) -> None:
         """The line has its outcome."""
-        # None: the same line was lost, came again, and its other copy was quicker.
+        # Else it was lost; where it came again, the other item of it is still at work.
+        if self._running.get(item.id) is item:
+            self._running.pop(item.id, None)
+
+    def finish_number(self, number: int) -> None:
+        """The line has its outcome, whichever item of it that came from."""
         self._running.pop(number, None)
 
     def drop(self, lost: Iterable[int]) -> None:
@@ -91,7 +96,7 @@ class Hand:
 
     def give_back(self, item: Item) -> None:
         """The line was begun, but not worked on: it is unwanted."""
-        self.finish(item.id)
+        self.finish(item)
         self.unwanted.append(item.id)
 
     def forget_queue(self) -> None:

@@ -212,6 +212,8 @@ def outcome_of(value: object, *, text: bool = False, max_bytes: int = MAX_LINE_B
         text: As in ``encode_result``.
         max_bytes: The longest result the server takes.
     """
+    if type(value) is Raw and value.find(b"\n") < 0 and len(value) <= max_bytes:
+        return value  # nothing more is to be looked at
     if isinstance(value, Exception):
         return failure_of(value)
     try:

@@ -8,8 +8,10 @@ halves until the one bad row stands alone.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
 
 import attrs
 import msgspec
@@ -31,39 +33,72 @@ MIN_RUN_ROWS = 8
 form: a message of its own costs as much as some rows in another."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class Parcel:
     """Rows that go in one message."""
 
-    rows: list[Row]
     request: Done | DoneLines
     body: bytes = b""
+    count: int
+    size_bytes: int
+    """Their payload."""
+    _scattered: list[Row] = attrs.Factory(list)
+
+    @classmethod
+    def of_lines(cls, first: int, count: int, body: bytes) -> Parcel:
+        """Results of lines that follow each other, each with its newline."""
+        request = DoneLines(first=first, count=count, bytes=len(body))
+        return cls(request=request, body=body, count=count, size_bytes=len(body))
+
+    @classmethod
+    def of_rows(cls, rows: list[Row]) -> Parcel:
+        """Results of any lines, and failures; the bytes of each must be UTF-8."""
+        size_bytes = sum(map(_row_bytes, rows))
+        request = Done(results=[result_row(*row) for row in rows])
+        return cls(request=request, count=len(rows), size_bytes=size_bytes, scattered=rows)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Its rows; in lines form they are made anew each time."""
+        if isinstance(self.request, Done):
+            return self._scattered
+        return list(enumerate(self.body[:-1].split(b"\n"), self.request.first))
 
 
 def pack(rows: list[Row]) -> list[Parcel]:
     """Put rows into as few and as cheap messages as can be."""
-    rows = sorted(rows, key=_row_id)
-    if _is_one_run(rows):
-        return [_lines_parcel(part) for part in _cut(rows)]
+    rows = sorted(rows, key=itemgetter(0))
+    parcels: list[Parcel] = []
+    for begin in range(0, len(rows), MAX_PARCEL_ROWS):
+        part = rows[begin : begin + MAX_PARCEL_ROWS]
+        whole = _one_run(part)
+        parcels += _pack_apart(part) if whole is None else [whole]
+    return parcels
+
+
+def _one_run(rows: list[Row]) -> Parcel | None:
+    """Pack results of lines that follow each other, as they mostly are, without a look at each."""
+    first, count = rows[0][0], len(rows)
+    if [number for number, _ in rows] != list(range(first, first + count)):
+        return None
+    lines: list[Any] = [outcome for _, outcome in rows]
+    lines.append(b"")
+    try:
+        body = b"\n".join(lines)
+    except TypeError:  # a failure is among them
+        return None
+    return Parcel.of_lines(first, count, body) if len(body) <= MAX_PARCEL_BYTES else None
+
+
+def _pack_apart(rows: list[Row]) -> list[Parcel]:
     parcels: list[Parcel] = []
     scattered: list[Row] = []
     for run in _runs(rows):
         if len(run) >= MIN_RUN_ROWS or len(run) == len(rows) or not _fits_items_form(run):
-            parcels += [_lines_parcel(part) for part in _cut(run)]
+            parcels += [_run_parcel(part) for part in _cut(run)]
         else:
             scattered += run
-    return parcels + [_items_parcel(part) for part in _cut(scattered)]
-
-
-def _row_id(row: Row) -> int:
-    return row[0]
-
-
-def _is_one_run(rows: list[Row]) -> bool:
-    """Whether these are results of lines that follow each other, as they mostly are."""
-    first = rows[0][0] if rows else 0
-    follow = [row[0] for row in rows] == list(range(first, first + len(rows)))
-    return follow and Failure not in {type(row[1]) for row in rows}
+    return parcels + [Parcel.of_rows(part) for part in _cut(scattered)]
 
 
 def _runs(rows: list[Row]) -> list[list[Row]]:
@@ -97,14 +132,12 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def _cut(rows: list[Row]) -> list[list[Row]]:
-    """Keep to the limits of one message."""
-    if len(rows) <= MAX_PARCEL_ROWS and sum(map(_row_bytes, rows)) <= MAX_PARCEL_BYTES:
-        return [rows] if rows else []
+    """Keep to the payload of one message."""
     parts: list[list[Row]] = []
     size = 0
     for row in rows:
         length = _row_bytes(row)
-        if not parts or size + length > MAX_PARCEL_BYTES or len(parts[-1]) == MAX_PARCEL_ROWS:
+        if not parts or size + length > MAX_PARCEL_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(row)
@@ -117,17 +150,11 @@ def _row_bytes(row: Row) -> int:
     return len(outcome.error) if isinstance(outcome, Failure) else len(outcome) + 1
 
 
-def _lines_parcel(rows: list[Row]) -> Parcel:
-    if isinstance(rows[0][1], Failure):
-        return _items_parcel(rows)
+def _run_parcel(rows: list[Row]) -> Parcel:
     lines = [outcome for _, outcome in rows if not isinstance(outcome, Failure)]
-    lines.append(b"")
-    body = b"\n".join(lines)
-    return Parcel(rows, DoneLines(first=rows[0][0], count=len(rows), bytes=len(body)), body)
-
-
-def _items_parcel(rows: list[Row]) -> Parcel:
-    return Parcel(rows, Done(results=[result_row(*row) for row in rows]))
+    if not lines:
+        return Parcel.of_rows(rows)
+    return Parcel.of_lines(rows[0][0], len(rows), b"\n".join([*lines, b""]))
 
 
 def result_row(number: int, outcome: Outcome) -> Result:
@@ -146,16 +173,18 @@ def result_row(number: int, outcome: Outcome) -> Result:
 class Outbox:
     """All results of a worker that the server has not answered yet.
 
-    ``add`` may be called from any thread; everything else by one thread at a time.
+    ``add``, ``add_quickly`` and ``count_bytes`` may be called from any thread; everything else by
+    one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Row] = deque()
-        self._again: deque[list[Row]] = deque()
+        self._waiting: list[Row] = []
+        self._packed: deque[Parcel] = deque()
         self._sent: dict[int, Parcel] = {}
-        self._lock = threading.Lock()
         self._waiting_bytes = 0
-        self._sent_bytes = 0
+        self._parcel_bytes = 0
+        self.add_quickly: Callable[[Row], None] = self._waiting.append
+        """Put a line's outcome in, without a Python call; ``count_bytes`` afterwards."""
         self.accepted = 0
         """Results that count."""
         self.duplicate = 0
@@ -166,18 +195,17 @@ class Outbox:
         """Rows the server will never take, and why; whoever reads them empties the list."""
 
     def __len__(self) -> int:
-        sent = sum(len(parcel.rows) for parcel in self._sent.values())
-        return self.waiting + sent
+        return self.waiting + sum(parcel.count for parcel in self._sent.values())
 
     @property
     def waiting(self) -> int:
         """Rows that are to be sent."""
-        return len(self._waiting) + sum(map(len, self._again))
+        return len(self._waiting) + sum(parcel.count for parcel in self._packed)
 
     @property
     def has_returned(self) -> bool:
         """Whether there are rows among those to be sent that were sent before."""
-        return bool(self._again)
+        return bool(self._packed)
 
     @property
     def in_flight(self) -> int:
@@ -186,70 +214,73 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """The payload of the rows that were never sent."""
+        """About the payload of the rows that were never sent."""
         return self._waiting_bytes
 
     @property
     def size_bytes(self) -> int:
-        """The payload of all that is not answered."""
-        return self._waiting_bytes + self._sent_bytes
+        """About the payload of all that is not answered."""
+        return self._waiting_bytes + self._parcel_bytes
 
     def add(self, number: int, outcome: Outcome) -> None:
         """Put a line's outcome in."""
         row = (number, outcome)
-        with self._lock:
-            self._waiting.append(row)
-            self._waiting_bytes += _row_bytes(row)
+        self._waiting.append(row)
+        self._waiting_bytes += _row_bytes(row)
+
+    def count_bytes(self, count: int) -> None:
+        """Take note of the payload that was put in with ``add_quickly``."""
+        # Threads may lose one count to another: it is for bounds, and begins anew with each take.
+        self._waiting_bytes += count
 
     def take(self) -> list[Parcel]:
         """Pack all that waits; each parcel must be answered by one of the methods below."""
-        parcels: list[Parcel] = []
-        while self._again:
-            parcels += pack(self._again.popleft())
-        with self._lock:
-            rows = list(self._waiting)
-            self._waiting.clear()
-            self._sent_bytes += self._waiting_bytes
-            self._waiting_bytes = 0
-        parcels += pack(rows)
+        count = len(self._waiting)
+        rows = self._waiting[:count]
+        del self._waiting[:count]  # threads may have put more in
+        self._waiting_bytes = 0
+        self._pack(rows)
+        parcels = list(self._packed)
+        self._packed.clear()
         self._sent.update((id(parcel), parcel) for parcel in parcels)
         return parcels
 
     def acknowledge(self, parcel: Parcel, reply: DoneReply) -> None:
         """The server has it, for good."""
-        self._remove(parcel)
-        self._sent_bytes -= sum(map(_row_bytes, parcel.rows))
+        del self._sent[id(parcel)]
+        self._parcel_bytes -= parcel.size_bytes
         self.accepted += reply.accepted
         self.duplicate += reply.duplicate
         self.failed += reply.failed
 
     def put_back(self, parcel: Parcel) -> None:
         """Nobody knows whether the server has it: it is sent again."""
-        self._remove(parcel)
-        self._again.appendleft(parcel.rows)
+        del self._sent[id(parcel)]
+        self._packed.appendleft(parcel)
 
     def refuse(self, parcel: Parcel, refusal: RequestRefused) -> None:
         """The server took nothing of it: the halves are sent, or one row is given up.
 
         A single result that is no valid result becomes a failed attempt, with the server's words.
         """
-        self._remove(parcel)
+        del self._sent[id(parcel)]
+        self._parcel_bytes -= parcel.size_bytes
         rows = parcel.rows
         if len(rows) > 1:
             middle = len(rows) // 2
-            self._again.extend([rows[:middle], rows[middle:]])
+            self._pack(rows[:middle])
+            self._pack(rows[middle:])
             return
         number, outcome = rows[0]
-        self._sent_bytes -= _row_bytes(rows[0])
         if refusal.code in RESULT_CODES and not isinstance(outcome, Failure):
-            failure = (number, Failure(f"The server refused the result: {refusal}"))
-            self._again.append([failure])
-            self._sent_bytes += _row_bytes(failure)
+            self._pack([(number, Failure(f"The server refused the result: {refusal}"))])
         else:
             self.refused.append((number, refusal))
 
-    def _remove(self, parcel: Parcel) -> None:
-        del self._sent[id(parcel)]
+    def _pack(self, rows: list[Row]) -> None:
+        parcels = pack(rows)
+        self._parcel_bytes += sum(parcel.size_bytes for parcel in parcels)
+        self._packed.extend(parcels)
 
 
 RESULT_CODES = frozenset({ErrorCode.BAD_RESULT, ErrorCode.TOO_LARGE, ErrorCode.BAD_REQUEST})

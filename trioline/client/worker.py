@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import anyio
 import attrs
 
-from trioline.client.consumer import Consumer
 from trioline.client.delivery import Delivery
+from trioline.client.functions import FunctionConsumer
 from trioline.client.hand import Hand
 from trioline.client.lease import Lease
 from trioline.client.pace import Pace, renewal_seconds
@@ -160,7 +160,7 @@ async def run_worker(
     )
     delivery = Delivery(uplink)
     pace = Pace(concurrency=concurrency, batch=batch, many=many)
-    consumer = Consumer(
+    consumer = FunctionConsumer(
         function,
         hand,
         delivery,
@@ -183,7 +183,7 @@ class _Worker:
         hand: Hand,
         delivery: Delivery,
         pace: Pace,
-        consumer: Consumer,
+        consumer: FunctionConsumer,
         stage: str | None,
     ) -> None:
         self._uplink = uplink
