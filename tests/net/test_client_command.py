@@ -14,34 +14,27 @@ from backends import both_backends, run
 from fake_server import FakeServer
 from processes import wait_until
 
-from trioline.client import command as command_module
+from trioline.client import filter as filter_module
+from trioline.client.blocks import Block, BlockFunction
 from trioline.client.child import Child
-from trioline.client.command import (
-    CommandFailed,
-    CommandOutOfStep,
-    each_function,
-    exec_function,
-)
-from trioline.client.item import Item, Raw
+from trioline.client.command import CommandFailed, CommandOutOfStep
+from trioline.client.each import each_function
+from trioline.client.item import Item
+from trioline.client.pool import exec_function
 from trioline.client.worker import WorkerSummary, run_worker
 from trioline.errors import TriolineError
 
 
-def items(*lines: bytes) -> list[Item]:
-    return [Item(number, 1, line) for number, line in enumerate(lines)]
-
-
-def shown(results: list[object]) -> list[object]:
-    """Results as comparable values."""
-    return [
-        bytes(each) if isinstance(each, Raw) else f"{type(each).__name__}: {each}"
-        for each in results
-    ]
+async def answers(function: BlockFunction, *lines: bytes) -> list[bytes | str]:
+    """Answer lines: results, the texts of failures, and for those behind them nothing."""
+    block = Block(0, len(lines), b"".join(line + b"\n" for line in lines))
+    found = await function(block)
+    return [*found.body.split(b"\n")[:-1], *(failure.error for failure in found.failures)]
 
 
 async def exec_work(server: FakeServer, command: str, concurrency: int = 1) -> WorkerSummary:
     async with exec_function(command) as function:
-        return await run_worker(function, server.address, many=True, concurrency=concurrency)
+        return await run_worker(function, server.address, concurrency=concurrency)
 
 
 async def each_work(server: FakeServer, command: str, concurrency: int = 1) -> WorkerSummary:
@@ -74,9 +67,8 @@ def test_exec_does_not_stop_at_full_pipes(backend: str) -> None:
 
     async def main() -> None:
         async with exec_function("cat") as function:
-            block = items(*[b"x" * 100_000] * 100)
-            results = await function(block)
-            assert results == [item.raw for item in block]
+            lines = [b"x" * 100_000] * 100
+            assert await answers(function, *lines) == lines
 
     run(backend, main)
 
@@ -87,14 +79,12 @@ def test_exec_child_dying_in_a_batch_costs_one_line(backend: str) -> None:
 
     async def main() -> None:
         async with exec_function(dying) as function:
-            assert shown(await function(items(b"0", b"1", b"2", b"3", b"4"))) == [
+            assert await answers(function, b"0", b"1", b"2", b"3", b"4") == [
                 b"0",
                 b"1",
                 "CommandFailed: the command ended (exit status 3)",
-                "GiveBack: ",
-                "GiveBack: ",
             ]
-            assert shown(await function(items(b"5"))) == [b"5"]  # another one
+            assert await answers(function, b"5") == [b"5"]  # another one
 
     run(backend, main)
 
@@ -103,8 +93,8 @@ def test_exec_child_dying_in_a_batch_costs_one_line(backend: str) -> None:
 def test_exec_child_that_is_killed_is_named_with_its_signal(backend: str) -> None:
     async def main() -> None:
         async with exec_function("read line; kill -9 $$") as function:
-            (result,) = await function(items(b"0"))
-            assert str(result) == "the command ended (signal 9 (SIGKILL))"
+            (result,) = await answers(function, b"0")
+            assert result == "CommandFailed: the command ended (signal 9 (SIGKILL))"
 
     run(backend, main)
 
@@ -168,8 +158,8 @@ def test_exec_output_that_nobody_asked_for_is_found(backend: str) -> None:
         script = "import os, sys\nfor line in sys.stdin: os.write(1, 2 * line.encode())"
         doubling = f"{sys.executable} -c '{script}'"
         async with exec_function(doubling) as function:
-            (result,) = await function(items(b"0"))
-            assert isinstance(result, CommandFailed)
+            (result,) = await answers(function, b"0")
+            assert str(result).startswith("CommandFailed: ")
             assert "printed also '0\\n'" in str(result)
 
     run(backend, main)
@@ -184,11 +174,11 @@ def test_exec_output_between_batches_is_found(backend: str, tmp_path: Path) -> N
 
     async def main() -> None:
         async with exec_function(command) as function:
-            assert shown(await function(items(b"0"))) == [b"0"]
+            assert await answers(function, b"0") == [b"0"]
             await anyio.Path(go).write_text("go")
             await anyio.Path(printed).read_text()
-            for result in await function(items(b"1", b"2")):
-                assert isinstance(result, CommandFailed)
+            for result in await answers(function, b"1", b"2"):
+                assert str(result).startswith("CommandFailed: ")
                 assert "printed also 'more\\n'" in str(result)
 
     with pytest.raises(CommandOutOfStep, match="at least 1 of them"):
@@ -203,7 +193,7 @@ def test_exec_output_that_comes_too_late_is_found_at_the_end(backend: str, surpl
 
     async def main() -> None:
         async with exec_function(command) as function:
-            assert shown(await function(items(b"0", b"1"))) == [b"0", b"1"]
+            assert await answers(function, b"0", b"1") == [b"0", b"1"]
 
     with pytest.raises(CommandOutOfStep, match="at least 2 of them") as caught:
         run(backend, main)
@@ -217,8 +207,8 @@ def test_exec_output_at_the_end_of_a_command_that_answered_nothing_is_no_matter(
 ) -> None:
     async def main() -> None:
         async with exec_function("read line; exit 1; echo more") as function:
-            (result,) = await function(items(b"0"))
-            assert isinstance(result, CommandFailed)
+            (result,) = await answers(function, b"0")
+            assert str(result).startswith("CommandFailed: ")
 
     run(backend, main)
 
@@ -229,7 +219,7 @@ def test_exec_surplus_output_is_only_logged_where_something_else_went_wrong(
 ) -> None:
     async def main() -> None:
         async with exec_function("cat; echo more") as function:
-            await function(items(b"0"))
+            await answers(function, b"0")
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -245,9 +235,9 @@ def test_exec_surplus_output_without_end_is_bounded(
 
     async def main() -> None:
         async with exec_function(command) as function:
-            await function(items(b"0"))
+            await answers(function, b"0")
 
-    monkeypatch.setattr(command_module, "EXIT_SECONDS", 0.1)
+    monkeypatch.setattr(filter_module, "EXIT_SECONDS", 0.1)
     with pytest.raises(CommandOutOfStep):
         run(backend, main)
 
@@ -256,13 +246,39 @@ def test_exec_surplus_output_without_end_is_bounded(
 def test_exec_silence_is_bounded_where_asked_for(backend: str) -> None:
     async def main() -> None:
         async with exec_function("read line; echo $line; sleep 60", answer_seconds=0.2) as function:
-            assert shown(await function(items(b"0", b"1", b"2"))) == [
+            assert await answers(function, b"0", b"1", b"2") == [
                 b"0",
                 "CommandFailed: the command printed nothing for 0.2 seconds (signal 9 (SIGKILL))",
-                "GiveBack: ",
             ]
 
     run(backend, main)
+
+
+@both_backends
+def test_exec_lines_that_are_lost_may_be_first_but_fail_for_nobody(
+    backend: str, tmp_path: Path
+) -> None:
+    """Of 200 lines in one block the last 100 are another's by the time that the command dies."""
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    command = f"head -n 150; cat {go} >/dev/null; exit 3"
+
+    async def main() -> None:
+        async with exec_function(command) as function, anyio.create_task_group() as tasks:
+            worker = functools.partial(run_worker, function, server.address, batch=200)
+            tasks.start_soon(worker)
+            await anyio.to_thread.run_sync(server.wait_for, lambda: server.count("extend") == 1)
+            for number in range(100, 200):
+                server.lose(number)
+            await anyio.to_thread.run_sync(server.wait_for, lambda: server.count("extend") == 3)
+            await anyio.Path(go).write_text("go")
+            await anyio.to_thread.run_sync(server.wait_for, lambda: len(server.results) == 150)
+            tasks.cancel_scope.cancel()
+
+    with FakeServer([b"%d" % number for number in range(200)], lease_timeout=0.6) as server:
+        run(backend, main)
+        assert server.results == {n: [b"%d" % n] for n in range(150)}
+        assert server.count("release") == 0
 
 
 @both_backends
@@ -272,9 +288,9 @@ def test_exec_warns_of_a_child_that_buffers(
     async def main() -> None:
         async with exec_function("cat > /dev/null") as function:
             with anyio.move_on_after(0.3):
-                await function(items(b"0"))
+                await answers(function, b"0")
 
-    monkeypatch.setattr(command_module, "FIRST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(filter_module, "FIRST_ANSWER_SECONDS", 0.1)
     run(backend, main)
     assert "python -u" in caplog.text
 
@@ -285,10 +301,10 @@ def test_exec_children_end_with_the_block_and_with_a_cancelled_call(
 ) -> None:
     async def main() -> None:
         async with exec_function(f"echo $$ >> {tmp_path}/pids; exec cat") as function:
-            await function(items(b"0"))
+            await answers(function, b"0")
         async with exec_function(f"echo $$ >> {tmp_path}/pids; sleep 60") as function:
             with anyio.move_on_after(0.3):
-                await function(items(b"0"))
+                await answers(function, b"0")
 
     run(backend, main)
     for pid in (tmp_path / "pids").read_text().split():

@@ -21,7 +21,7 @@ from backends import both_backends, run
 from processes import Serve, serving
 
 import trioline
-from trioline.client.command import exec_function
+from trioline.client.pool import exec_function
 
 COUNT = 20_000
 CONTENT = b"".join(b'{"n":%d}\n' % number for number in range(COUNT))
@@ -82,7 +82,7 @@ async def echo_many(items: list[trioline.Item]) -> list[trioline.Raw]:
 @both_backends
 @pytest.mark.parametrize(
     ("function", "many", "bound"),
-    [(echo_async, False, 18), (parse, False, 32), (echo_many, True, 23)],
+    [(echo_async, False, 19), (parse, False, 32), (echo_many, True, 24)],
 )
 def test_what_a_line_costs_an_async_function(
     backend: str, function: Callable[..., Any], many: bool, bound: float, tmp_path: Path
@@ -104,21 +104,21 @@ def test_what_a_line_costs_a_function_in_threads(backend: str, tmp_path: Path) -
 
     with served(tmp_path) as server, calls:
         run(backend, functools.partial(trioline.run_worker, function, server.address))
-    assert calls.per_line <= 21
+    assert calls.per_line <= 22
 
 
 @both_backends
 def test_what_a_line_costs_a_command(backend: str, tmp_path: Path) -> None:
     async def work() -> None:
         async with exec_function("cat") as function:
-            await trioline.run_worker(function, server.address, many=True)
+            await trioline.run_worker(function, server.address)
 
     with served(tmp_path) as server, Calls() as calls:
         run(backend, work)
-    assert calls.per_line <= 24
+    assert calls.per_line <= 2.4
 
 
-@pytest.mark.parametrize(("batch", "bound"), [(None, 27), (100, 30)])
+@pytest.mark.parametrize(("batch", "bound"), [(None, 28), (100, 31)])
 def test_what_a_line_costs_a_loop(batch: int | None, bound: float, tmp_path: Path) -> None:
     with (
         served(tmp_path) as server,

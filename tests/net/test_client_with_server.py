@@ -15,8 +15,9 @@ import pytest
 from backends import both_backends, run
 
 from trioline.client.blocking import Client
-from trioline.client.command import each_function, exec_function
+from trioline.client.each import each_function
 from trioline.client.item import Item, Raw
+from trioline.client.pool import exec_function
 from trioline.client.worker import WorkerSummary, run_worker
 
 COUNT = 3_000
@@ -134,7 +135,7 @@ def test_a_client_goes_on_after_the_server_was_killed(job: Job) -> None:
 def test_shell_commands_do_the_job(backend: str, job: Job) -> None:
     async def main() -> None:
         async with exec_function("sed -u 's/n/m/'") as function:
-            await run_worker(function, job.address, many=True, concurrency=2)
+            await run_worker(function, job.address, concurrency=2)
 
     run(backend, main)
     assert job.finish() == 0
@@ -158,7 +159,7 @@ def test_workers_of_all_kinds_share_a_job(backend: str, job: Job) -> None:
             each_function("cat") as each,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(functools.partial(run_worker, cat, job.address, many=True))
+            tasks.start_soon(functools.partial(run_worker, cat, job.address))
             tasks.start_soon(run_worker, each, job.address)
             tasks.start_soon(run_worker, copy, job.address)
             tasks.start_soon(anyio.to_thread.run_sync, plain)

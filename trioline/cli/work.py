@@ -30,7 +30,8 @@ from trioline.cli.options import (
     token_option,
     work_options,
 )
-from trioline.client.command import each_function, exec_function
+from trioline.client.each import each_function
+from trioline.client.pool import exec_function
 from trioline.client.worker import WorkerSummary, run_worker
 from trioline.config import Address
 from trioline.errors import UsageError
@@ -233,8 +234,8 @@ class Work:
         if self.exec_command is not None:
             async with exec_function(
                 self.exec_command, answer_seconds=self.timeout_seconds
-            ) as answer_many:
-                yield answer_many, True
+            ) as answer_blocks:
+                yield answer_blocks, False
         elif self.each_command is not None:
             async with each_function(self.each_command) as answer:
                 yield answer, False

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
 
-from trioline.client.hand import Hand
+from trioline.client.hand import ItemHand
 from trioline.client.item import Failure, Item, Outcome, failure_of, outcome_of
 from trioline.client.lease import Lease
 from trioline.client.link import Link, Message
@@ -116,7 +116,7 @@ class Client:
         )
         self._text = text
         self._stage = stage
-        self._hand = Hand()
+        self._hand = ItemHand()
         self._outbox = Outbox()
         self._pace = Pace(concurrency=1, batch=batch, many=False)
         self._tether = Tether(
@@ -297,7 +297,7 @@ class Client:
             for number, refusal in self._outbox.refused:
                 logger.warning("The server would not have line %d's result: %s", number, refusal)
             self._outbox.refused.clear()
-            if self._outbox.has_returned:
+            if self._outbox.has_parcels:
                 self._wake.set()  # nobody else may be about to send
 
     def _fetch(self, at_least: int) -> bool:
@@ -370,7 +370,7 @@ class Client:
                     queued, moved_at = self._hand.queued, now
                 self._shed(now - moved_at)
                 overdue = now - self._sent_at >= FLUSH_SECONDS
-                if self._outbox.has_returned or (self._outbox.waiting and overdue):
+                if self._outbox.has_parcels or (self._outbox.waiting and overdue):
                     self._send_results(self._living_link())
                 if len(self._hand) and now >= renewed_at + renewal_seconds(self._lease_timeout):
                     renewed_at = now

@@ -17,7 +17,7 @@ import attrs
 
 from trioline.client.consumer import Consumer
 from trioline.client.delivery import Delivery
-from trioline.client.hand import Hand
+from trioline.client.hand import ItemHand
 from trioline.client.item import Failure, GiveBack, GiveUp, Item, Outcome, outcome_of
 from trioline.client.pace import Pace
 from trioline.client.raised import checked, is_cancelled, raised, raised_async
@@ -55,7 +55,7 @@ class FunctionConsumer(Consumer[list[Item]]):
     def __init__(
         self,
         function: Callable[..., Any],
-        hand: Hand,
+        hand: ItemHand,
         delivery: Delivery,
         pace: Pace,
         *,

@@ -6,6 +6,7 @@ they touch is a deque or a dict used by single operations, which Python makes wh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 
@@ -13,21 +14,62 @@ from trioline.client.item import Item
 from trioline.client.lease import Lease
 
 
-class Hand:
-    """What was leased and has no outcome yet."""
+class Hand(ABC):
+    """What was leased and has no outcome yet.
+
+    Attributes:
+        notes: Texts that the user's function left with ``Item.note``, to be sent.
+        unwanted: Lines to be given back to the server.
+    """
 
     def __init__(self) -> None:
         self.notes: dict[int, str] = {}
-        """Texts that the user's function left with ``Item.note``, to be sent."""
         self.unwanted: deque[int] = deque()
-        """Lines to be given back to the server."""
         self._is_closed = False
+
+    def __len__(self) -> int:
+        return self.queued + self.running
+
+    @property
+    @abstractmethod
+    def queued(self) -> int:
+        """Lines that nobody has begun."""
+
+    @property
+    @abstractmethod
+    def running(self) -> int:
+        """Lines that are being worked on."""
+
+    @abstractmethod
+    def put(self, lease: Lease) -> None:
+        """Queue the lines of a lease; once closed, they are unwanted."""
+
+    @abstractmethod
+    def drop(self, lost: Iterable[int]) -> None:
+        """Never begin these, and hold those no more that were begun: they are another's by now."""
+
+    @abstractmethod
+    def forget_queue(self) -> None:
+        """What was not begun is another's: the leases are gone, all of them."""
+
+    @abstractmethod
+    def shed(self, count: int) -> None:
+        """Give back so many of the lines that would be begun last."""
+
+    def close(self) -> None:
+        """Begin nothing more: what is queued, and whatever still comes, is unwanted."""
+        self._is_closed = True
+        self.shed(self.queued)
+
+
+class ItemHand(Hand):
+    """Has an item for each line."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._queue: deque[Item] = deque()
         self._running: dict[int, Item] = {}
         self._lost: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._queue) + len(self._running)
 
     @property
     def queued(self) -> int:
@@ -121,8 +163,3 @@ class Hand:
                 self._lost.discard(number)
             else:
                 self.unwanted.append(number)
-
-    def close(self) -> None:
-        """Begin nothing more: what is queued, and whatever still comes, is unwanted."""
-        self._is_closed = True
-        self.shed(len(self._queue))

@@ -203,8 +203,8 @@ class Outbox:
         return len(self._waiting) + sum(parcel.count for parcel in self._packed)
 
     @property
-    def has_returned(self) -> bool:
-        """Whether there are rows among those to be sent that were sent before."""
+    def has_parcels(self) -> bool:
+        """Whether there are messages to be sent that were sent before, or blocks."""
         return bool(self._packed)
 
     @property
@@ -227,6 +227,12 @@ class Outbox:
         row = (number, outcome)
         self._waiting.append(row)
         self._waiting_bytes += _row_bytes(row)
+
+    def add_block(self, first: int, count: int, body: bytes) -> None:
+        """Put in results of lines that follow each other, each with its newline, as one message."""
+        parcel = Parcel.of_lines(first, count, body)
+        self._packed.append(parcel)
+        self._parcel_bytes += parcel.size_bytes
 
     def count_bytes(self, count: int) -> None:
         """Take note of the payload that was put in with ``add_quickly``."""

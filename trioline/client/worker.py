@@ -22,9 +22,11 @@ from typing import Any, Protocol
 import anyio
 import attrs
 
+from trioline.client.blocks import BlockConsumer, BlockFunction, BlockHand
+from trioline.client.consumer import Consumer
 from trioline.client.delivery import Delivery
 from trioline.client.functions import FunctionConsumer
-from trioline.client.hand import Hand
+from trioline.client.hand import Hand, ItemHand
 from trioline.client.lease import Lease
 from trioline.client.pace import Pace, renewal_seconds
 from trioline.client.pipeline import Answer, Pending, decode_get
@@ -150,7 +152,6 @@ async def run_worker(
     target = address_text(address)
     parse_address(target)  # a wrong one is reported at once, not after reconnect_seconds
     leave_at = find_deadline(deadline)
-    hand = Hand()
     uplink = Uplink(
         target,
         token=find_token(token),
@@ -159,17 +160,25 @@ async def run_worker(
         reconnect_seconds=reconnect_seconds,
     )
     delivery = Delivery(uplink)
-    pace = Pace(concurrency=concurrency, batch=batch, many=many)
-    consumer = FunctionConsumer(
-        function,
-        hand,
-        delivery,
-        pace,
-        concurrency=concurrency,
-        many=many,
-        text=text,
-        timeout_seconds=timeout,
-    )
+    hand: Hand
+    consumer: Consumer[Any]
+    if isinstance(function, BlockFunction):
+        pace = Pace(concurrency=concurrency, batch=batch, many=True)
+        hand = blocks = BlockHand()
+        consumer = BlockConsumer(function, blocks, delivery, pace)
+    else:
+        pace = Pace(concurrency=concurrency, batch=batch, many=many)
+        hand = items = ItemHand()
+        consumer = FunctionConsumer(
+            function,
+            items,
+            delivery,
+            pace,
+            concurrency=concurrency,
+            many=many,
+            text=text,
+            timeout_seconds=timeout,
+        )
     worker = _Worker(uplink, hand, delivery, pace, consumer, stage)
     return await worker.run(concurrency, stop, drain_seconds)
 
@@ -183,7 +192,7 @@ class _Worker:
         hand: Hand,
         delivery: Delivery,
         pace: Pace,
-        consumer: FunctionConsumer,
+        consumer: Consumer[Any],
         stage: str | None,
     ) -> None:
         self._uplink = uplink
