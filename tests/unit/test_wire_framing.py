@@ -173,6 +173,30 @@ def test_messages_and_blocks_take_turns(size: int, hint: int | None) -> None:
     assert found == [b"{1}", LINES, b"{2}", LINES, b"{3}"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_so_many_bytes_are_taken_whatever_they_are(size: int) -> None:
+    data = b'{"a":1}\n1\n\n3{\n{"b":2}\n'
+    found: list[bytes] = []
+    framer = Framer()
+    for at in range(0, len(data), size):
+        framer.feed(data[at : at + size])
+        if not found and (message := framer.next_message()) is not None:
+            found.append(message)
+        if len(found) == 1 and (block := framer.next_bytes(6)) is not None:
+            found.append(block)
+        if len(found) == 2 and (message := framer.next_message()) is not None:
+            found.append(message)
+    assert found == [b'{"a":1}', b"1\n\n3{\n", b'{"b":2}']
+
+
+def test_no_more_bytes_are_waited_for_than_a_block_may_have() -> None:
+    framer = Framer(max_block_bytes=10)
+    assert framer.next_bytes(10) is None
+    with pytest.raises(RemoteProtocolError) as caught:
+        framer.next_bytes(11)
+    assert caught.value.code == ErrorCode.TOO_LARGE
+
+
 def test_a_block_spread_over_many_chunks_with_others_behind_it() -> None:
     framer = Framer()
     framer.feed(b"1\n2\n3")

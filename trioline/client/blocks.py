@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import chain
 
 import anyio.lowlevel
@@ -67,9 +67,10 @@ class Answers:
     What is behind those was not worked on.
     """
 
+    count: int
     body: bytes
-    """Results, each with its newline."""
-    failures: list[Failure]
+    """Results of so many lines, each with its newline."""
+    failures: Sequence[Failure] = ()
 
 
 class BlockFunction(ABC):
@@ -198,10 +199,11 @@ class BlockConsumer(Consumer[Block]):
     def _without_answers(self, block: Block, caught: Failure | GiveBack) -> Answers:
         if isinstance(caught, GiveUp):
             self.reason = caught
-        return Answers(b"", [caught] * block.count if isinstance(caught, Failure) else [])
+        failures = [caught] * block.count if isinstance(caught, Failure) else []
+        return Answers(0, b"", failures)
 
     def _hand_in(self, block: Block, answers: Answers) -> None:
-        count = answers.body.count(b"\n")
+        count = answers.count
         self._put(block.first, count, answers.body)
         outbox, holds = self._delivery.outbox, self._blocks.holds
         failed = block.numbers[count : count + len(answers.failures)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import anyio
+import attrs
 
 from trioline.client.blocks import Answers, Block
 from trioline.client.child import EXIT_SECONDS, Child
@@ -53,20 +54,23 @@ class Filter:
         if unasked:
             return self._out_of_step(block.count, unasked)
         if unasked is not None:
-            return await self._failed(b"", ENDED)
-        output, problem = b"", None
+            return await self._failed(Answers(0, b""), ENDED)
+        count, output, problem = 0, b"", None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._child.feed, block.body)
-            output, problem = await self._read_lines(block.count)
+            count, output, problem = await self._read_lines(block.count)
             tasks.cancel_scope.cancel()
-        count = output.count(b"\n")
-        body, rest = _split(output, min(count, block.count))
-        if count >= block.count and (unasked := rest or self._child.peek()):
+        # Mostly there is nothing behind the last newline.
+        end = output.rfind(b"\n") + 1
+        if count > block.count:
+            end = len(output) - len(output.split(b"\n", block.count)[-1])
+        if count >= block.count and (unasked := output[end:] or self._child.peek()):
             return self._out_of_step(block.count, unasked)
+        answers = Answers(count, output[:end])
         if problem is not None:
-            return await self._failed(body, problem, is_short=count < block.count)
+            return await self._failed(answers, problem, is_short=count < block.count)
         self._has_answered = True
-        return Answers(body, [])
+        return answers
 
     def kill(self) -> None:
         """End it at once."""
@@ -87,8 +91,8 @@ class Filter:
             self.kill()
             raise
 
-    async def _read_lines(self, count: int) -> tuple[bytes, str | None]:
-        """Read so many lines and what came with them; also why where there are fewer."""
+    async def _read_lines(self, count: int) -> tuple[int, bytes, str | None]:
+        """Read so many lines and what comes with them; how many, and why where they are fewer."""
         pieces: list[bytes] = []
         newlines = size = 0
         problem = None
@@ -103,7 +107,7 @@ class Filter:
                 problem = ENDED
             elif size > MAX_BLOCK_BYTES:
                 problem = f"the command printed more than {MAX_BLOCK_BYTES} bytes"
-        return b"".join(pieces), problem
+        return newlines, b"".join(pieces), problem
 
     async def _read_some(self) -> bytes | None:
         """Read; None where nothing came for too long."""
@@ -124,11 +128,11 @@ class Filter:
         self._has_printed = self._has_printed or bool(data)
         return data
 
-    async def _failed(self, body: bytes, problem: str, *, is_short: bool = True) -> Answers:
+    async def _failed(self, answers: Answers, problem: str, *, is_short: bool = True) -> Answers:
         """Blame the first line without an answer, and only that one."""
         self.ending = await self._child.aclose() if problem == ENDED else self._child.kill()
         failure = failure_of(CommandFailed(f"{problem} ({self.ending})"))
-        return Answers(body, [failure] if is_short else [])
+        return attrs.evolve(answers, failures=[failure] if is_short else [])
 
     def _out_of_step(self, count: int, unasked: bytes) -> Answers:
         """Fail them all: which of its lines was the surplus one cannot be told."""
@@ -136,7 +140,7 @@ class Filter:
         self._count_surplus(unasked)
         shown = unasked[:80].decode("utf-8", "replace")
         text = f"the command must print one line for each line it reads, but printed also {shown!r}"
-        return Answers(b"", [failure_of(CommandFailed(f"{text} ({self.ending})"))] * count)
+        return Answers(0, b"", [failure_of(CommandFailed(f"{text} ({self.ending})"))] * count)
 
     def _count_surplus(self, data: bytes) -> None:
         if not self._has_answered:
@@ -144,11 +148,3 @@ class Filter:
         self.surplus_count += data.count(b"\n") - self._is_within_surplus
         self._is_within_surplus = not data.endswith(b"\n")
         self.surplus_count += self._is_within_surplus
-
-
-def _split(output: bytes, count: int) -> tuple[bytes, bytes]:
-    """Split behind so many lines."""
-    end = output.rfind(b"\n") + 1
-    if output.count(b"\n", 0, end) > count:
-        end = len(output) - len(output.split(b"\n", count)[-1])
-    return output[:end], output[end:]

@@ -150,13 +150,14 @@ class Pipeline:
         return True
 
     def _take_block(self, reply: WorkLines) -> bool:
-        block = self._framer.next_block(reply.count, reply.bytes)
+        block = self._framer.next_bytes(reply.bytes)
         if block is None:
             return False
-        if len(block) != reply.bytes:
+        if not block.endswith(b"\n") or block.count(b"\n") != reply.count:
             raise RemoteProtocolError(
                 ErrorCode.BAD_JSON,
-                f"The server announced {reply.bytes} bytes of lines and sent {len(block)}.",
+                f"The server announced {reply.count} lines in {reply.bytes} bytes, which are not "
+                "as many whole lines.",
             )
         self._announced = None
         self._waiting.popleft().settle(Lease.from_lines(reply, block))

@@ -81,7 +81,7 @@ class _Pool(BlockFunction):
         except BaseException:
             filter_.kill()
             raise
-        self._has_answered = self._has_answered or bool(answers.body)
+        self._has_answered = self._has_answered or answers.count > 0
         if filter_.ending in NOT_RUN_STATUS and not self._has_answered:
             raise misspelt(self._command, filter_.ending)
         if filter_.is_over:

@@ -101,6 +101,26 @@ class Framer:
         self._at = end
         return block
 
+    def next_bytes(self, count: int) -> bytes | None:
+        """Take so many bytes, whatever they are.
+
+        Returns:
+            None where they are not all there yet.
+
+        Raises:
+            RemoteProtocolError: ``TOO_LARGE``: they are more than a block may have. The framer is
+                of no use then.
+        """
+        if count > self.max_block_bytes:
+            self._block_too_large()
+        end = self._at + count - len(self._kept)
+        if end > len(self._chunk):
+            self._keep()
+            return None
+        block = self._take(end)
+        self._at = end
+        return block
+
     def _hinted_end(self, wanted: int, bytes_hint: int | None) -> int | None:
         if bytes_hint is None:
             return None
