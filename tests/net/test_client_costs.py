@@ -118,7 +118,7 @@ def test_what_a_line_costs_a_command(backend: str, tmp_path: Path) -> None:
     assert calls.per_line <= 2.4
 
 
-@pytest.mark.parametrize(("batch", "bound"), [(None, 28), (100, 31)])
+@pytest.mark.parametrize(("batch", "bound"), [(None, 21), (100, 24)])
 def test_what_a_line_costs_a_loop(batch: int | None, bound: float, tmp_path: Path) -> None:
     with (
         served(tmp_path) as server,

@@ -13,16 +13,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from types import TracebackType
 
-from trioline.client.hand import ItemHand
 from trioline.client.item import Failure, Item, Outcome, failure_of, outcome_of
-from trioline.client.lease import Lease
-from trioline.client.link import Link, Message
-from trioline.client.outbox import Outbox, Parcel
-from trioline.client.pace import Pace, renewal_seconds
-from trioline.client.pipeline import Answer, Pending, decode_get, decoder
+from trioline.client.link import Link
+from trioline.client.pace import renewal_seconds
+from trioline.client.pipeline import decoder
 from trioline.client.reach import (
     address_text,
     find_deadline,
@@ -30,41 +26,27 @@ from trioline.client.reach import (
     parse_address,
     worker_name,
 )
+from trioline.client.returns import Returns
+from trioline.client.supply import Supply
 from trioline.client.tether import Tether
 from trioline.config import Address
-from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
+from trioline.errors import ConnectionLost, RequestRefused, UsageError
 from trioline.snapshot import Snapshot
 from trioline.wire.messages import (
     Bye,
-    Complete,
-    DoneReply,
     Extend,
     ExtendReply,
-    Form,
-    Get,
     Hello,
     Note,
     Okay,
-    Ping,
-    Release,
-    ReleaseReply,
     Status,
 )
 
 logger = logging.getLogger("trioline.client")
 
-GET_WAIT_SECONDS = 30.0
-"""How long one ``get`` waits for work; it is repeated."""
-MAX_PAUSE_SECONDS = 5.0
-"""The longest that a server's ``retry_in`` is heeded."""
-FLUSH_SECONDS = 1.0
-"""Results wait for so long at the most before they are sent; the next ``get`` takes them along."""
 MAX_UNSENT_BYTES = 8 * 1024 * 1024
-"""... or until they are so large."""
-MAX_PARCELS_IN_FLIGHT = 64
-MAX_UNANSWERED_BYTES = 64 * 1024 * 1024
-"""Past either ``done`` waits for the server: bounds memory."""
-TICK_SECONDS = 1.0
+"""Results are sent at the latest when they are so large."""
+TICK_SECONDS = 0.5
 """How often the renewing thread looks whether there is something to do."""
 LEAVE_SECONDS = 5.0
 """For the goodbye when the ``with`` block is left by an exception."""
@@ -115,28 +97,23 @@ class Client:
             worker=worker_name(name), token=find_token(token), deadline=find_deadline(deadline)
         )
         self._text = text
-        self._stage = stage
-        self._hand = ItemHand()
-        self._outbox = Outbox()
-        self._pace = Pace(concurrency=1, batch=batch, many=False)
-        self._tether = Tether(
-            target,
-            hello,
-            reconnect_seconds=reconnect_seconds,
-            on_new_session=self._hand.forget_queue,
-        )
-        self._settling = threading.RLock()
-        self._fetching = threading.Lock()
         self._wake = threading.Event()
+        self._returns = Returns(on_returned=self._wake.set)
+        self._supply = Supply(self._returns, batch=batch, stage=stage)
+        self._outbox = self._returns.outbox
+        self._hand = self._supply.hand
+        self._tether = Tether(
+            target, hello, reconnect_seconds=reconnect_seconds, on_link=self._greeted
+        )
         self._is_closing = False
         self._renewer = threading.Thread(target=self._renew, name="trioline renewer", daemon=True)
-        self._is_complete = False
-        self.reason: str | None = None
         self._lease_timeout = 900.0
         self._max_result_bytes = 0
-        self._sent_at = time.monotonic()
-        self._leased_at = 0.0
-        self._leased_count = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why the server sent this worker home before the job was over; None where it did not."""
+        return self._supply.reason
 
     def __enter__(self) -> Client:
         """Connect.
@@ -145,7 +122,7 @@ class Client:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
             RequestRefused: The server does not want this worker.
         """
-        self._greeted(self._tether.renew(None))
+        self._tether.renew(None)
         self._renewer.start()
         return self
 
@@ -175,11 +152,12 @@ class Client:
             RequestRefused: The server gives no lines to this worker.
         """
         take = self._hand.take
-        while True:
-            while (item := take()) is not None:
+        while count := self._supply.fetch(self._tether, 1):
+            for _ in range(count):
+                item = take()
+                if item is None:
+                    break  # lost, or another thread's
                 yield item
-            if not self._fetch(1):
-                return
 
     def batches(self, size: int) -> Iterator[list[Item]]:
         """Give lines to work on, up to ``size`` at a time, as iterating does.
@@ -187,11 +165,10 @@ class Client:
         Raises:
             ConnectionLost, RequestRefused: As iterating.
         """
-        while True:
-            while items := self._hand.take_many(size):
+        while count := self._supply.fetch(self._tether, size):
+            while count > 0 and (items := self._hand.take_many(size)):
+                count -= len(items)
                 yield items
-            if not self._fetch(size):
-                return
 
     def done(self, item: Item | int, result: object) -> None:
         """Hand in a line's result.
@@ -233,8 +210,7 @@ class Client:
             How many lines went back.
         """
         self.flush()
-        self._hand.forget()
-        return self._tether.ask(Release(), decoder(ReleaseReply)).released
+        return self._supply.release(self._tether)
 
     def status(self) -> Snapshot:
         """Ask how the job stands."""
@@ -246,113 +222,35 @@ class Client:
         Raises:
             ConnectionLost: There was no connection for ``reconnect_seconds``.
         """
-        while self._owes_results():
-            link = self._tether.link
-            # Others may have sent some: what is asked last is answered last.
-            barrier: Pending[Okay] = Pending(decoder(Okay))
-            self._send_results(link, Message(Ping(), barrier))
-            link.wait(barrier)
-            if link.end_reason is not None:
-                if self._is_complete:
-                    return  # every line has its result: these were duplicates
-                self._tether.renew(link)
+        self._returns.flush(self._tether, lambda: self._supply.is_complete)
 
     # --- inside -------------------------------------------------------------------------------
 
     def _hand_in(self, item: Item | int, outcome: Outcome) -> None:
         number = item if isinstance(item, int) else item.id
-        outbox = self._outbox
-        outbox.add(number, outcome)
+        self._outbox.add(number, outcome)
         self._hand.finish_number(number)
-        overdue = time.monotonic() - self._sent_at >= FLUSH_SECONDS
-        if overdue or outbox.waiting_bytes > MAX_UNSENT_BYTES:
-            self._send_results(self._tether.link)
-        if outbox.size_bytes > MAX_UNANSWERED_BYTES or outbox.in_flight > MAX_PARCELS_IN_FLIGHT:
-            self.flush()
+        if self._outbox.waiting_bytes > MAX_UNSENT_BYTES:
+            self._returns.send(self._tether.link)
+            if self._returns.is_full:
+                self.flush()
 
-    def _send_results(self, link: Link, *behind: Message) -> None:
-        """Send all results that wait, and other requests behind them in the same piece."""
-        with self._settling:
-            parcels = self._outbox.take()
-            self._sent_at = time.monotonic()
-        messages = [
-            Message(
-                parcel.request,
-                Pending(decoder(DoneReply), partial(self._settled, parcel)),
-                parcel.body,
-            )
-            for parcel in parcels
-        ]
-        link.send([*messages, *behind])
-
-    def _settled(self, parcel: Parcel, pending: Pending[DoneReply]) -> None:
-        with self._settling:
-            match pending.error:
-                case None:
-                    self._outbox.acknowledge(parcel, pending.reply)
-                case RequestRefused() as refusal:
-                    self._outbox.refuse(parcel, refusal)
-                case ConnectionLost():
-                    self._outbox.put_back(parcel)
-            for number, refusal in self._outbox.refused:
-                logger.warning("The server would not have line %d's result: %s", number, refusal)
-            self._outbox.refused.clear()
-            if self._outbox.has_parcels:
-                self._wake.set()  # nobody else may be about to send
-
-    def _fetch(self, at_least: int) -> bool:
-        """Have lines queued; False when there will be no more."""
-        with self._fetching:  # one thread fetches for all
-            while not self._hand.queued:
-                if self._is_complete or self.reason is not None:
-                    return False
-                link = self._tether.link
-                try:
-                    self._get(link, at_least)
-                except ConnectionLost:
-                    self._greeted(self._tether.renew(link))
-                    # The server may have leased lines to us that never arrived. We cannot name
-                    # them, and our renewals would keep them for ever.
-                    self._send_results(self._tether.link)
-                    self._tether.ask(Release(), decoder(ReleaseReply))
-        return True
-
-    def _get(self, link: Link, at_least: int) -> None:
-        now = time.monotonic()
-        if self._leased_count:
-            self._pace.record(self._leased_count, now - self._leased_at)
-            self._leased_count = 0
-        wanted = max(at_least, self._pace.wanted(idle=1, queued=0))
-        pending: Pending[Answer] = Pending(decode_get)
-        request = Get(max=wanted, wait=GET_WAIT_SECONDS, form=Form.LINES, stage=self._stage)
-        self._send_results(link, Message(request, pending))
-        sent_count = link.sent_count
-        link.wait(pending)
-        reply = pending.reply
-        if isinstance(reply, Lease):
-            self._hand.put(reply)
-            self._leased_count, self._leased_at = reply.count, time.monotonic()
-        elif isinstance(reply, Complete):
-            self.reason = reply.reason
-            self._is_complete = reply.reason is None
-        elif link.sent_count == sent_count and time.monotonic() - now < GET_WAIT_SECONDS:
-            # Not one of our own requests has ended the wait: the server has its reason.
-            time.sleep(min(max(reply.retry_in, 0.01), MAX_PAUSE_SECONDS))
-
-    def _greeted(self, link: Link) -> None:
+    def _greeted(self, link: Link, has_leases: bool) -> None:
+        """Take note of what a server says at the beginning of a link."""
         self._lease_timeout = link.hello.lease_timeout
         self._max_result_bytes = link.hello.max_line
-        self._pace.max_batch = link.hello.max_batch
+        self._supply.pace.max_batch = link.hello.max_batch
+        self._supply.returned(link, has_leases=has_leases)
 
     def _say_goodbye(self) -> None:
         """Hand in what there is and give the rest back, over the link as it is."""
         try:
             link = self._tether.link
             link.limit(LEAVE_SECONDS)
-            self._send_results(link)
+            self._returns.send(link)
             link.ask(Bye(), decoder(Okay))
         except (ConnectionLost, RequestRefused) as error:
-            if not self._is_complete:
+            if not self._supply.is_complete:
                 logger.warning("Left without a goodbye: %s", error)
 
     # --- the renewing thread ------------------------------------------------------------------
@@ -368,10 +266,9 @@ class Client:
                 self._send_notes()
                 if queued != self._hand.queued:
                     queued, moved_at = self._hand.queued, now
-                self._shed(now - moved_at)
-                overdue = now - self._sent_at >= FLUSH_SECONDS
-                if self._outbox.has_parcels or (self._outbox.waiting and overdue):
-                    self._send_results(self._living_link())
+                self._supply.shed(self._tether, now - moved_at)
+                if self._returns.is_due:
+                    self._returns.send(self._living_link())
                 if len(self._hand) and now >= renewed_at + renewal_seconds(self._lease_timeout):
                     renewed_at = now
                     reply = self._tether.ask(Extend(), decoder(ExtendReply))
@@ -381,29 +278,6 @@ class Client:
                 logger.warning("The server refused to extend or note: %s", refusal)
             except ConnectionLost:
                 return  # for good: the next call of the user's raises it
-
-    def _shed(self, stalled_seconds: float) -> None:
-        """Give back what would lie here unbegun for long."""
-        if self._fetching.acquire(blocking=False):  # else there is nothing queued
-            try:
-                queued = self._hand.queued
-                surplus = self._pace.surplus(queued=queued, stalled_seconds=stalled_seconds)
-                self._hand.shed(surplus)
-            finally:
-                self._fetching.release()
-        unwanted = self._hand.unwanted
-        ids = sorted(unwanted.popleft() for _ in range(len(unwanted)))
-        if ids:
-            try:
-                self._tether.ask(Release(ids=ids), decoder(ReleaseReply))
-            except RequestRefused as refusal:
-                if refusal.code != ErrorCode.NOT_HELD:  # else they are not ours any more: as wished
-                    raise
-
-    def _owes_results(self) -> bool:
-        # Looked at in the middle of a move, results would be neither waiting nor sent.
-        with self._settling:
-            return bool(len(self._outbox))
 
     def _living_link(self) -> Link:
         """The link, made again where it has ended: what is sent on a dead one comes right back."""

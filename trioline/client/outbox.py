@@ -181,7 +181,8 @@ class Outbox:
         self._waiting: list[Row] = []
         self._packed: deque[Parcel] = deque()
         self._sent: dict[int, Parcel] = {}
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
+        """About the payload of the rows that were never sent."""
         self._parcel_bytes = 0
         self.add_quickly: Callable[[Row], None] = self._waiting.append
         """Put a line's outcome in, without a Python call; ``count_bytes`` afterwards."""
@@ -213,20 +214,14 @@ class Outbox:
         return len(self._sent)
 
     @property
-    def waiting_bytes(self) -> int:
-        """About the payload of the rows that were never sent."""
-        return self._waiting_bytes
-
-    @property
     def size_bytes(self) -> int:
         """About the payload of all that is not answered."""
-        return self._waiting_bytes + self._parcel_bytes
+        return self.waiting_bytes + self._parcel_bytes
 
     def add(self, number: int, outcome: Outcome) -> None:
         """Put a line's outcome in."""
-        row = (number, outcome)
-        self._waiting.append(row)
-        self._waiting_bytes += _row_bytes(row)
+        self._waiting.append((number, outcome))
+        self.waiting_bytes += len(outcome.error if isinstance(outcome, Failure) else outcome)
 
     def add_block(self, first: int, count: int, body: bytes) -> None:
         """Put in results of lines that follow each other, each with its newline, as one message."""
@@ -237,14 +232,14 @@ class Outbox:
     def count_bytes(self, count: int) -> None:
         """Take note of the payload that was put in with ``add_quickly``."""
         # Threads may lose one count to another: it is for bounds, and begins anew with each take.
-        self._waiting_bytes += count
+        self.waiting_bytes += count
 
     def take(self) -> list[Parcel]:
         """Pack all that waits; each parcel must be answered by one of the methods below."""
         count = len(self._waiting)
         rows = self._waiting[:count]
         del self._waiting[:count]  # threads may have put more in
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._pack(rows)
         parcels = list(self._packed)
         self._packed.clear()

@@ -97,6 +97,15 @@ class Pace:
         wanted = target - queued if self._batch is None else self._batch
         return max(0, min(wanted, self.max_batch))
 
+    def ahead(self, in_hand: int) -> int:
+        """Say how many lines to ask for now, where some are always to be on their way.
+
+        Args:
+            in_hand: Lines that nobody has begun, here or on their way.
+        """
+        self._adapt()
+        return min(self.spare, self.max_batch) if in_hand <= self.spare else 0
+
     def surplus(self, *, queued: int, stalled_seconds: float) -> int:
         """Say how many queued lines to give back.
 

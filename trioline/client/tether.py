@@ -28,8 +28,8 @@ class Tether:
         address: Parsed anew at each attempt: an address file may name a server that has moved.
         hello: What to say first; the session is put in.
         reconnect_seconds: How long to try for a connection before giving up.
-        on_new_session: Called when the server does not know the former session any more: what
-            was leased in it is not held any more.
+        on_link: Called with each new link, before others have it, and whether the former session
+            was taken up again: if not, what was leased in it is not held any more.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Tether:
         hello: Hello,
         *,
         reconnect_seconds: float,
-        on_new_session: Callable[[], None],
+        on_link: Callable[[Link, bool], None],
     ) -> None:
         self._address = address
         self._hello = hello
         self._reconnect_seconds = reconnect_seconds
-        self._on_new_session = on_new_session
+        self._on_link = on_link
         self._link: Link | None = None
         self._linking = threading.Lock()
         self._closing = threading.Event()
@@ -85,8 +85,7 @@ class Tether:
             except (ConnectionLost, RequestRefused) as error:
                 self._fatal = error
                 raise
-            if self._hello.session not in (None, link.hello.session):
-                self._on_new_session()
+            self._on_link(link, self._hello.session in (None, link.hello.session))
             self._hello = attrs.evolve(self._hello, session=link.hello.session)
             self._link = link
             return link
