@@ -64,7 +64,8 @@ class Client:
         address: See ``connect``.
         token: See ``connect``.
         name: For status and logs; None for ``host:pid``.
-        batch: Lines to lease at a time; None to adapt: about a second of work.
+        batch: Lines to lease at a time; None to adapt: about a second of work. As many more are
+            leased before these are done, but with 1.
         text: ``str`` and ``bytes`` results are output lines as they are (jobs with ``--text``).
         deadline: See ``connect``; near it the server sends this worker home.
         stage: The stage to work for; None for the only or first one.

@@ -42,10 +42,12 @@ class Filter:
 
     @property
     def is_over(self) -> bool:
+        """Whether it has ended."""
         return self.ending is not None
 
     @property
     def lived_seconds(self) -> float:
+        """How long ago it was started."""
         return anyio.current_time() - self._began_at
 
     async def answer(self, block: Block) -> Answers:

@@ -78,7 +78,8 @@ class Supply:
                     self._wait_for_lines(link, at_least)
                 except ConnectionLost:
                     self._asked.clear()
-                    tether.renew(link)
+                    if link.end_reason is not None:  # else another thread has renewed it since
+                        tether.renew(link)
             self._fetched_at = time.monotonic()
             queued, spare = self.hand.queued, self.pace.spare
             return queued - spare if queued > spare else queued
