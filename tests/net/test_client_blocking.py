@@ -12,8 +12,11 @@ from fake_server import DEADLINE_SECONDS, FINAL, FakeServer
 from trioline.client import pace
 from trioline.client.blocking import Client
 from trioline.client.item import Raw, Reject
+from trioline.client.link import Link, Message
+from trioline.client.pipeline import Pending, decode_get, decoder
+from trioline.client.reach import parse_address
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused, UsageError
-from trioline.wire.messages import Get, Hello, Refusal
+from trioline.wire.messages import Extend, ExtendReply, Get, Hello, Refusal
 
 
 def numbers(count: int) -> list[bytes]:
@@ -359,3 +362,28 @@ def test_lines_are_renewed_from_their_receipt_and_lost_ones_never_begun() -> Non
                     server.wait_for(functools.partial(extended, server, more))
                 client.done(item, item.data)
         assert begun == [0, 2]
+
+
+# --- replies in their order -----------------------------------------------------------------------
+
+
+def test_a_renewal_is_heard_before_the_lines_that_come_behind_it() -> None:
+    """A line may be lost by the one reply and leased again by the next: whoever reads both."""
+    heard: list[str] = []
+    with FakeServer(numbers(2)) as server:
+        server.gates["extend"] = threading.Event()
+        link = Link.open(parse_address(server.address), Hello())
+        renewing = threading.Thread(
+            target=link.ask,
+            args=(Extend(), decoder(ExtendReply)),
+            kwargs={"on_reply": lambda _: heard.append("extend")},
+        )
+        renewing.start()
+        server.wait_for(lambda: server.count("extend") == 1)
+        pending = Pending(decode_get, lambda _: heard.append("get"))
+        link.send([Message(Get(), pending)])
+        server.gates["extend"].set()
+        link.wait(pending)
+        renewing.join()
+        link.close()
+    assert heard == ["extend", "get"]

@@ -272,13 +272,16 @@ class Client:
                     self._returns.send(self._living_link())
                 if len(self._hand) and now >= renewed_at + renewal_seconds(self._lease_timeout):
                     renewed_at = now
-                    reply = self._tether.ask(Extend(), decoder(ExtendReply))
-                    self._hand.drop(reply.lost)
-                    self._lease_timeout = reply.lease_timeout
+                    self._tether.ask(Extend(), decoder(ExtendReply), on_reply=self._renewed)
             except RequestRefused as refusal:
                 logger.warning("The server refused to extend or note: %s", refusal)
             except ConnectionLost:
                 return  # for good: the next call of the user's raises it
+
+    def _renewed(self, reply: ExtendReply) -> None:
+        # Before any later reply counts: what is lost may be leased to us again by the next one.
+        self._hand.drop(reply.lost)
+        self._lease_timeout = reply.lease_timeout
 
     def _living_link(self) -> Link:
         """The link, made again where it has ended: what is sent on a dead one comes right back."""

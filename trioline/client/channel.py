@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from trioline.client.pipeline import Pending, Pipeline, decoder
+from trioline.client.pipeline import Pending, Pipeline, decoder, hearing
 from trioline.client.reach import CONNECT_SECONDS, reason_of, tune
 from trioline.config import RECEIVE_BYTES, Address
 from trioline.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError
@@ -114,7 +114,12 @@ class Channel:
                 pending.fail(ConnectionLost("The request was not sent."))
 
     async def ask(
-        self, request: Request, decode: Callable[[bytes], T | WorkLines], body: bytes = b""
+        self,
+        request: Request,
+        decode: Callable[[bytes], T | WorkLines],
+        body: bytes = b"",
+        *,
+        on_reply: Callable[[T], None] | None = None,
     ) -> T:
         """Send a request and wait for its reply.
 
@@ -122,6 +127,7 @@ class Channel:
             request: Any of them.
             decode: Reads the reply; see ``pipeline.decoder``.
             body: Raw result lines behind a ``DoneLines``.
+            on_reply: Called with the reply by the task that reads, before any later reply counts.
 
         Raises:
             RequestRefused: The server said no.
@@ -131,7 +137,13 @@ class Channel:
         use any more.
         """
         answered = anyio.Event()
-        pending: Pending[T] = Pending(decode, lambda _: answered.set())
+        hear = hearing(on_reply)
+
+        def on_settled(pending: Pending[T]) -> None:
+            hear(pending)
+            answered.set()
+
+        pending: Pending[T] = Pending(decode, on_settled)
         await self._send(request, pending, body)
         await answered.wait()
         return pending.reply

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from trioline.client.pipeline import Pending, Pipeline, decoder
+from trioline.client.pipeline import Pending, Pipeline, decoder, hearing
 from trioline.client.reach import CONNECT_SECONDS, reason_of, tune
 from trioline.config import RECEIVE_BYTES, Address
 from trioline.errors import ConnectionLost, RemoteProtocolError
@@ -78,15 +78,26 @@ class Link:
         self._socket.settimeout(seconds)
 
     def ask(
-        self, request: Request, decode: Callable[[bytes], T | WorkLines], body: bytes = b""
+        self,
+        request: Request,
+        decode: Callable[[bytes], T | WorkLines],
+        body: bytes = b"",
+        *,
+        on_reply: Callable[[T], None] | None = None,
     ) -> T:
         """Make a request and wait for its reply.
+
+        Args:
+            request: Any of them.
+            decode: Reads the reply; see ``pipeline.decoder``.
+            body: Raw result lines behind a ``DoneLines``.
+            on_reply: Called with the reply by the thread that reads, before any later reply counts.
 
         Raises:
             RequestRefused: The server said no.
             ConnectionLost: Whether it took effect is unknown.
         """
-        pending: Pending[T] = Pending(decode)
+        pending: Pending[T] = Pending(decode, hearing(on_reply))
         self.send([Message(request, pending, body)])
         self.wait(pending)
         return pending.reply

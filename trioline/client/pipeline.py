@@ -80,6 +80,16 @@ class Pending(Generic[T]):
             self._on_settled(self)
 
 
+def hearing(on_reply: Callable[[T], None] | None) -> Callable[[Pending[T]], None]:
+    """Make what is to be called when a request is settled of what wants to hear of its reply."""
+
+    def on_settled(pending: Pending[T]) -> None:
+        if on_reply is not None and pending.error is None:
+            on_reply(pending.reply)
+
+    return on_settled
+
+
 def decode_get(line: bytes) -> Answer | WorkLines:
     """Read the reply to ``get``; raises as ``wire.codec.decode_get_reply``."""
     reply = decode_get_reply(line)

@@ -12,9 +12,11 @@ from trioline.client.consumer import Consumer
 from trioline.client.delivery import Delivery
 from trioline.client.hand import Hand
 from trioline.client.pace import Pace, renewal_seconds
+from trioline.client.pipeline import decoder
 from trioline.client.session import Session
 from trioline.client.uplink import Uplink
 from trioline.errors import ConnectionLost, ErrorCode, RequestRefused
+from trioline.wire.messages import Extend, ExtendReply
 
 logger = logging.getLogger("trioline.worker")
 
@@ -61,8 +63,12 @@ class Renewer:
                     self._hand
                 ):
                     renewed_at = anyio.current_time()
-                    reply = await session.extend()
-                    self._consumer.lose(reply.lost)
+                    # Before any later reply counts: the next one may lease us again what is lost.
+                    reply = await session.ask(
+                        Extend(),
+                        decoder(ExtendReply),
+                        on_reply=lambda reply: self._consumer.lose(reply.lost),
+                    )
                     timeout = reply.lease_timeout
             except ConnectionLost:
                 continue

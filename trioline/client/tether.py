@@ -90,8 +90,19 @@ class Tether:
             self._link = link
             return link
 
-    def ask(self, request: Request, decode: Callable[[bytes], T | WorkLines]) -> T:
+    def ask(
+        self,
+        request: Request,
+        decode: Callable[[bytes], T | WorkLines],
+        *,
+        on_reply: Callable[[T], None] | None = None,
+    ) -> T:
         """Make a request that may be made twice, and make it again where the link is lost.
+
+        Args:
+            request: Any such.
+            decode: Reads the reply; see ``pipeline.decoder``.
+            on_reply: As for ``Link.ask``.
 
         Raises:
             ConnectionLost, RequestRefused: As ``renew``; the latter also from the request itself.
@@ -99,7 +110,7 @@ class Tether:
         while True:
             link = self.link
             try:
-                return link.ask(request, decode)
+                return link.ask(request, decode, on_reply=on_reply)
             except ConnectionLost:
                 self.renew(link)
 
