@@ -102,7 +102,8 @@ class Floor:
 
     def _receive(self, peer: Peer) -> None:
         data = peer.sock.recv(peer.size)
-        peer.size = RECEIVE_BYTES if len(data) == peer.size else SMALL_RECEIVE_BYTES
+        is_much = len(data) >= SMALL_RECEIVE_BYTES
+        peer.size = RECEIVE_BYTES if is_much else SMALL_RECEIVE_BYTES
         if not data:
             self._poll.unregister(peer.sock)
             del self._peers[peer.sock.fileno()]

@@ -34,16 +34,16 @@ WARM_UP = 5
 ROUNDS = 20
 LINE = b'{"prompt":"%d %b"}\n'
 BATCH_COSTS = {
-    "call": 1_400,  # of Python's functions and C's, in the server's tasks, trio's own included
-    "step": 4,  # of tasks
-    "recv": 2,
+    "call": 860,  # of Python's functions and C's, in the server's tasks, trio's own included
+    "step": 3,  # of tasks
+    "recv": 1.5,
     "send": 1.5,
     "pread": 5,
     "pwrite": 3,
     "stat": 3,
     "sync": 0.5,  # now and then
 }
-SYNCED_BATCH_COSTS = {**BATCH_COSTS, "step": 11, "recv": 6, "sync": 1.5}
+SYNCED_BATCH_COSTS = {**BATCH_COSTS, "step": 6, "recv": 4.5, "sync": 1.5}
 """With a hop to a thread and back, which trio hears of on a socket of its own."""
 SOCKET_CALLS = {"recv": "recv", "read": "recv", "send": "send", "write": "send"}
 """A file's data is neither read nor written by these."""

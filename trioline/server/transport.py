@@ -14,8 +14,9 @@ import trio
 from trioline.config import RECEIVE_BYTES
 
 SMALL_RECEIVE_BYTES = 64 * 1024
-"""Taken at a time until more has come at once. For each larger piece of memory the C library may
-ask the system, and give it back at once: that takes longer than all else about a short message."""
+"""Taken at a time where no more has come the last time. For each larger piece of memory the C
+library may ask the system, and give it back at once: that takes longer than all else about a short
+message."""
 
 
 class Transport:
@@ -48,7 +49,8 @@ class Transport:
                 continue  # what had come was not whole, and the system dropped it
             except OSError as error:
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
-            self._size = RECEIVE_BYTES if len(data) == self._size else SMALL_RECEIVE_BYTES
+            is_much = len(data) >= SMALL_RECEIVE_BYTES
+            self._size = RECEIVE_BYTES if is_much else SMALL_RECEIVE_BYTES
             return data
 
     def send_nowait(self, data: bytes | memoryview) -> int:
