@@ -371,7 +371,7 @@ class _Peer:
                 if found is not None:
                     reply, body = found
                     self._remember(reply)
-                    return encode_reply(reply, body=body)
+                    return encode_reply(reply) + body
             if more or not self.framer.is_between_messages or left <= 0 or self.server._is_over:
                 return encode_reply(Retry(retry_in=0.01))
             select.select([self.sock], [], [], 0.01)

@@ -45,7 +45,7 @@ BATCH_COSTS = {
 }
 SYNCED_BATCH_COSTS = {**BATCH_COSTS, "step": 6, "recv": 4.5, "sync": 1.5}
 """With a hop to a thread and back, which trio hears of on a socket of its own."""
-SOCKET_CALLS = {"recv": "recv", "read": "recv", "send": "send", "write": "send"}
+SOCKET_CALLS = {"recv": "recv", "read": "recv", "send": "send", "writev": "send"}
 """A file's data is neither read nor written by these."""
 WAITING = 50
 WAKING_STEPS = 8

@@ -281,16 +281,15 @@ def _retry(waiter: Waiter) -> bytes:
 
 
 def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf) -> bytes:
-    body = b"\n".join(lines) + b"\n"
     reply = WorkLines(
         lease=lease.number,
         lease_timeout=lease.timeout_seconds,
         first=number_of(next(iter(lease.lines))),
         count=len(lines),
-        bytes=len(body),
+        bytes=sum(map(len, lines)) + len(lines),
         attempt=lease.attempt,
     )
-    return encode_reply(reply, ref, body)
+    return encode_reply(reply, ref, lines)
 
 
 def _items_reply(

@@ -90,15 +90,15 @@ class Outbox:
             return
         if not slots or slots[0].data is None:
             return
-        data = self._take_ready()
+        ready = self._take_ready()
         try:
-            sent = self._transport.send_nowait(data)
+            sent = self._transport.send_nowait(ready)
         except trio.BrokenResourceError:
             sent = 0  # told where the connection's tasks hear of it, not to whoever is here
         self.waiting_bytes -= sent
-        if sent < len(data):
+        if sent < sum(map(len, ready)):
             self._is_sending = True
-            self._nursery.start_soon(self._send_rest, memoryview(data)[sent:])
+            self._nursery.start_soon(self._send_rest, memoryview(b"".join(ready))[sent:])
 
     def close(self) -> None:
         """Drop all that was not sent: the connection is over."""
@@ -137,21 +137,15 @@ class Outbox:
                     raise trio.BrokenResourceError("the peer does not read its replies")
                 self.waiting_bytes -= len(piece)
             self._progress.unpark_all()
-            data = memoryview(self._take_ready())
+            data = memoryview(b"".join(self._take_ready()))
         self._is_sending = False
 
-    def _take_ready(self) -> bytes:
+    def _take_ready(self) -> list[bytes]:
         """Take the replies whose turn it is."""
-        slots = self._slots
-        first = slots.popleft().data if slots and slots[0].data is not None else None
-        if first is None:
-            return b""
-        if self._progress:
-            self._progress.unpark_all()
-        if not slots or slots[0].data is None:
-            return first
-        ready = [first]
+        slots, ready = self._slots, []
         while slots and (data := slots[0].data) is not None:
             ready.append(data)
             slots.popleft()
-        return b"".join(ready)
+        if ready and self._progress:
+            self._progress.unpark_all()
+        return ready

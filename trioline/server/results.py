@@ -89,7 +89,7 @@ def check_rows(rows: Sequence[Result], number_of: NumberOf = int, *, text: bool)
             )
 
     def entry(part: range) -> Results:
-        return Results(part.start, len(part), b"\n".join([payloads[i] for i in part]) + b"\n")
+        return Results(part.start, len(part), b"\n".join([*map(payloads.__getitem__, part), b""]))
 
     return CheckedResults(
         runs=tuple(_runs(sorted(payloads))),
@@ -124,6 +124,9 @@ def _bad_result(line: int, *, text: bool) -> RemoteProtocolError:
 
 
 def _runs(lines: Sequence[int]) -> Iterator[range]:
+    if lines and lines[-1] - lines[0] + 1 == len(lines):
+        yield range(lines[0], lines[-1] + 1)
+        return
     start = 0
     for place in range(1, len(lines) + 1):
         if place == len(lines) or lines[place] != lines[place - 1] + 1:

@@ -8,6 +8,7 @@ nothing is there yet.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import trio
 
@@ -53,14 +54,17 @@ class Transport:
             self._size = RECEIVE_BYTES if is_much else SMALL_RECEIVE_BYTES
             return data
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send as much as the system takes at once, and say how many bytes that is.
+
+        Args:
+            pieces: At most 1,024, as for writev(2).
 
         Raises:
             trio.BrokenResourceError: The connection broke, or was closed here.
         """
         try:
-            return os.write(self._socket.fileno(), data)
+            return os.writev(self._socket.fileno(), pieces)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -77,4 +81,4 @@ class Transport:
         """
         while data:
             await trio.lowlevel.wait_writable(self._socket)
-            data = data[self.send_nowait(data) :]
+            data = data[self.send_nowait((data,)) :]
