@@ -45,6 +45,18 @@ def test_very_many_leases_that_run_out_together_all_come_back(serve: Serve) -> N
         assert (status["leased"], status["queued"], status["rejected"]) == (1, count - 1, 0)
 
 
+def test_lines_that_cannot_be_given_out_hold_nobody_up(serve: Serve) -> None:
+    """Each is rejected when its turn comes, which calls for the next: others are served between."""
+    count = 5_000
+    server = serve(f'"{"x" * 1024}"\n' * count + "1\n", "--max-line 1024")
+    with server.connect() as wire, server.connect() as other:
+        wire.send(b'{"op":"get","wait":60}')
+        while not (rejected := other.ask(op="status")["rejected"]):
+            pass
+        assert rejected < count
+        assert wire.reply()["items"] == [{"id": count, "data": 1, "attempt": 1}]
+
+
 @pytest.mark.slow
 def test_records_of_long_lines_are_not_all_in_memory_at_once(serve: Serve, tmp_path: Path) -> None:
     line, count = "x" * 1_000_000, 200

@@ -136,7 +136,7 @@ class Writer:
                     if not await self._sync(point):
                         break
                 elif self._queue:
-                    continue
+                    await trio.lowlevel.checkpoint()  # what a commit calls for may come again
                 elif self._closing.is_set():
                     break
                 else:
