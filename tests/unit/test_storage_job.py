@@ -183,6 +183,38 @@ def test_any_order_with_kills_gives_the_naive_output(
     assert (folder / "out").read_bytes() == b"".join(expected)
 
 
+@pytest.mark.parametrize("fsync", Fsync)
+def test_lines_that_a_power_loss_took_are_acknowledged_again_for_good(fsync: Fsync) -> None:
+    """The journal's frame of them was kept, and a commit that begins with them has a larger one."""
+    files, settings = memory_job(fsync)
+    job = Job.open(settings, files)
+    job.commit([results(0, 4)])
+    files.kill()
+    files.put(settings.output, b"")
+    job = Job.open(settings, files)
+    job.commit([results(job.written_count, 9)])
+    files.kill()
+    job = Job.open(settings, files)
+    assert job.written_count == 9
+    assert files.get(settings.output) == results(0, 9).data
+    job.close()
+
+
+@pytest.mark.parametrize("edited", [2, 6])
+def test_a_region_that_was_changed_is_not_taken_up(edited: int) -> None:
+    files, settings = memory_job(Fsync.NEVER)
+    job = Job.open(settings, files)
+    job.commit([results(0, 4)])
+    job.commit([results(4, 9)])
+    files.kill()
+    files.put(
+        settings.output, results(0, 9).data.replace(answer(edited), b'"another%d"\n' % edited)
+    )
+    job = Job.open(settings, files)
+    assert job.written_count == (0 if edited < 4 else 4)
+    job.close()
+
+
 # --- what was tried before ----------------------------------------------------------------------
 
 

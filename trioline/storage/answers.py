@@ -94,12 +94,15 @@ class Answers:
         return Frame(Kind.WRITTEN, first, self.written_count - first, region.pack())
 
     def adopt(self, frame: Frame) -> bool:
-        """Take lines that a WRITTEN frame found in the output already, if they are still there."""
+        """Take lines that a WRITTEN frame found in the output already, if they are still there.
+
+        Some of them may have been taken before: after a power loss that kept a frame and not its
+        lines, these were written again, with others in one commit.
+        """
         self.flush()
         region = Region.unpack(frame.payload)
-        if frame.first != self.written_count or region.offset != self.output.length:
-            return False
-        if not self.output.adopt(region.length, region.crc):
+        taken_count = self.written_count - frame.first
+        if taken_count < 0 or not self.output.adopt(region, taken_count):
             return False
         self.written_count = frame.end
         return True

@@ -16,6 +16,7 @@ from trioline.errors import DiskFull, StorageError
 from trioline.storage.checkpoint import TAIL_BYTES
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk
+from trioline.storage.frames import Region
 
 _READ_BYTES = 1024 * 1024
 
@@ -63,13 +64,24 @@ class GrowingFile:
         self.length += len(data)
         self.grown_crc = zlib.crc32(data, self.grown_crc)
 
-    def adopt(self, length: int, crc: int) -> bool:
-        """Take the next ``length`` bytes, written before a crash, if they have this crc32."""
-        end, found, grown_crc = self.length + length, 0, self.grown_crc
+    def adopt(self, region: Region, known_count: int) -> bool:
+        """Take what was written before a crash, from here to the end of a region.
+
+        Args:
+            region: Counts if it is whole.
+            known_count: So many of its lines are before here, or it does not fit.
+        """
+        at, end = region.offset, region.offset + region.length
+        if not at <= self.length < end:
+            return False
+        found, grown_crc, count = 0, self.grown_crc, 0
         # In one go: read twice, it might be something else the second time.
-        for data in self._pieces(self.length, end):
-            found, grown_crc = zlib.crc32(data, found), zlib.crc32(data, grown_crc)
-        if found != crc:
+        for data in self._pieces(at, end):
+            known = min(len(data), max(0, self.length - at))
+            found, count = zlib.crc32(data, found), count + data.count(b"\n", 0, known)
+            grown_crc = zlib.crc32(data[known:], grown_crc)
+            at += len(data)
+        if found != region.crc or count != known_count:
             return False
         self.length, self.grown_crc = end, grown_crc
         return True
