@@ -25,6 +25,8 @@ REJECTED = frozenset({3, 17, 30})
 IN_TURN = 12
 """Lines written at the last durable point; ahead of it are those below."""
 AHEAD = (range(15, 22), range(25, 28), range(30, 31), range(34, 36))
+SOME_ZEROS = 100
+"""Of those that a segment may have behind its frames."""
 Contents = dict[Path, bytes]
 Change = Callable[[bytes, int], bytes]
 
@@ -170,11 +172,12 @@ def records_of(files: CrashFiles, settings: JobSettings) -> list[bytes]:
 def verdicts(
     data: Contents, path: Path, settings: JobSettings, *, durable: set[int], step: int = 1
 ) -> Counter[str]:
-    """Change every byte of one file in every way."""
+    """Change every byte of one file in every way; of zeros behind its end, some."""
     counts: Counter[str] = Counter()
     original = data[path]
+    end = min(len(original), len(original.rstrip(b"\0")) + SOME_ZEROS)
     for change in CHANGES:
-        for at in range(0, len(original), step):
+        for at in range(0, end, step):
             damaged = change(original, at)
             if damaged == original:
                 counts["same"] += 1
