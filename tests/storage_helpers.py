@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from trioline.config import Fsync, JobSettings
-from trioline.storage.files import Stat
+from trioline.storage.system import Stat
 
 SECTOR_BYTES = 512
 

@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from trioline.storage.files import OsFiles
+from trioline.storage.system import OsFiles
 
 HANG_SECONDS = 30.0
 """No test hangs for longer."""

@@ -27,7 +27,7 @@ from storage_helpers import settings_for
 from trioline.config import Fsync, LeaseSettings, ServerSettings
 from trioline.server.app import Server
 from trioline.storage import Job, OsFiles
-from trioline.storage.files import Stat
+from trioline.storage.system import Stat
 
 DEADLINE_SECONDS = 20.0
 WARM_UP = 5

@@ -18,7 +18,8 @@ from trioline.storage.checkpoint import (
     CheckpointFile,
     unpack,
 )
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
+from trioline.storage.system import OsFiles
 
 RUN = bytes(range(16))
 PATH = Path("checkpoint")

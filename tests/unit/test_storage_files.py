@@ -11,7 +11,8 @@ import pytest
 from storage_helpers import CrashFiles
 
 from trioline.errors import DiskFull, StorageError
-from trioline.storage.files import Disk, File, OsFiles
+from trioline.storage.files import Disk, File
+from trioline.storage.system import OsFiles
 
 PATH = Path("/d/file")
 CREATE = os.O_RDWR | os.O_CREAT

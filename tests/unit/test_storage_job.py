@@ -21,7 +21,7 @@ from storage_helpers import CrashFiles, input_of, settings_for
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, JobLocked, JobMismatch, StorageError, UsageError
 from trioline.storage import Entry, Job, Rejection, Results, Tried, encode_record
-from trioline.storage.files import OsFiles
+from trioline.storage.system import OsFiles
 
 MEMORY = Path("/d")
 Change = Callable[[JobSettings], JobSettings | None]

@@ -13,9 +13,10 @@ from storage_helpers import CrashFiles
 
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.entries import Entry, Rejection, Results, Tried
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
 from trioline.storage.frames import FRAME_BYTES, HEADER_BYTES, Frame, Kind, frames_from
 from trioline.storage.journal import Journal, Mark
+from trioline.storage.system import OsFiles
 
 FOLDER = Path("/d")
 RUN = b"r" * 16

@@ -14,8 +14,9 @@ import pytest
 from storage_helpers import CrashFiles
 
 from trioline.errors import DiskFull, JobLocked, StorageError
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
 from trioline.storage.lock import Lock, Owner
+from trioline.storage.system import OsFiles
 
 LOCK = Path("/d/lock")
 OWNER = Path("/d/owner")

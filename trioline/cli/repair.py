@@ -12,12 +12,13 @@ from trioline.cli.main import EXIT_DONE, EXIT_OTHER
 from trioline.cli.options import placeholder_bytes
 from trioline.config import behind_links
 from trioline.errors import UsageError
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
 from trioline.storage.lock import Lock
 from trioline.storage.opening import LOCK_NAME
 from trioline.storage.repair.given import Given, find_rejected
 from trioline.storage.repair.mending import mend, open_once
 from trioline.storage.repair.plan import Plan, examine
+from trioline.storage.system import OsFiles
 
 _path = click.Path(path_type=Path)
 

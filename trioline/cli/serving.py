@@ -23,10 +23,11 @@ from trioline.ops.progress import Progress, summary
 from trioline.server.app import Outcome, Server
 from trioline.server.listeners import open_listeners
 from trioline.storage.checkpoint import CheckpointFile
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
 from trioline.storage.job import Job
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
+from trioline.storage.system import OsFiles
 
 log = logging.getLogger("trioline.cli")
 

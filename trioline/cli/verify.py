@@ -15,7 +15,8 @@ import msgspec
 from trioline.cli.main import EXIT_DONE, EXIT_OTHER
 from trioline.cli.options import text_option
 from trioline.config import JobSettings
-from trioline.storage.files import Disk, OsFiles
+from trioline.storage.files import Disk
+from trioline.storage.system import OsFiles
 from trioline.storage.verify.findings import Report
 from trioline.storage.verify.verification import Subject, find_subject, verify
 from trioline.wire.codec import find_bad_json, is_json

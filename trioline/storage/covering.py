@@ -21,9 +21,10 @@ from trioline.storage.checksums import (
     run_through,
 )
 from trioline.storage.damage import damaged
-from trioline.storage.files import Disk, File, Stat
+from trioline.storage.files import Disk, File
 from trioline.storage.input_ahead import InputAhead
 from trioline.storage.output import GrowingFile
+from trioline.storage.system import Stat
 
 
 class Checksums:

@@ -21,7 +21,7 @@ from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.claims import claim
 from trioline.storage.entries import Entry, Rejection, Results, Tried
-from trioline.storage.files import Disk, Files, OsFiles
+from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
@@ -41,6 +41,7 @@ from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
 from trioline.storage.state import State
+from trioline.storage.system import Files, OsFiles
 
 __all__ = ["Entry", "Job", "Rejection", "Results", "Tried"]
 

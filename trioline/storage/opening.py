@@ -19,12 +19,13 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.claims import are_same, check_claims, claim, is_mark, release
 from trioline.storage.damage import damaged
-from trioline.storage.files import Disk, Stat
+from trioline.storage.files import Disk
 from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
 from trioline.storage.retry_files import RetryFiles, clear
 from trioline.storage.run import RUN_NAME, Run, make_run, write_run
 from trioline.storage.segment import is_segment, number_of
+from trioline.storage.system import Stat
 
 CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "lock"

@@ -19,7 +19,7 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.covering import Checksums, replaced
 from trioline.storage.damage import damaged
 from trioline.storage.doubts import check_input, doubt, offset_of
-from trioline.storage.files import Disk, Stat
+from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.journal import Journal, Mark
 from trioline.storage.merge import Merge
@@ -28,6 +28,7 @@ from trioline.storage.output import GrowingFile
 from trioline.storage.run import Run
 from trioline.storage.source import Source
 from trioline.storage.state import State
+from trioline.storage.system import Stat
 from trioline.storage.tried import TriedIndex
 
 _WHOLE_BYTES = 16 * 1024 * 1024

@@ -18,8 +18,9 @@ from pathlib import Path
 import attrs
 
 from trioline.errors import StorageError, TriolineError
-from trioline.storage.files import Disk, Files
+from trioline.storage.files import Disk
 from trioline.storage.line_index import ANCHOR_SPACING_BYTES, LineIndex
+from trioline.storage.system import Files
 
 _BLOCK_BYTES = 64 * 1024
 """Read and split at a time. From 128 KiB on it is slower: such memory is mapped anew each

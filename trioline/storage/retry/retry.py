@@ -20,7 +20,7 @@ from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.claims import check_claims
-from trioline.storage.files import Disk, File, Files, OsFiles
+from trioline.storage.files import Disk, File
 from trioline.storage.lock import Lock
 from trioline.storage.new_file import NewFile
 from trioline.storage.numbers import Numbers, pack
@@ -29,6 +29,7 @@ from trioline.storage.output import GrowingFile
 from trioline.storage.retry.replacing import finish_swap, prepare_swap
 from trioline.storage.retry_files import Plan, RetryFiles, clear, damaged, read_plan, write_record
 from trioline.storage.run import Run, check_match, read_run
+from trioline.storage.system import Files, OsFiles
 from trioline.storage.verify.marks import Record, read_records
 from trioline.storage.verify.pieces import READ_BYTES, pieces
 from trioline.storage.verify.verification import find_subject, verify

@@ -20,8 +20,9 @@ from trioline.errors import UsageError
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof, Table, crc_of
 from trioline.storage.damage import way_out
-from trioline.storage.files import Disk, File, Files, OsFiles
+from trioline.storage.files import Disk, File
 from trioline.storage.run import RUN_NAME, Run, hash_input
+from trioline.storage.system import Files, OsFiles
 from trioline.storage.verify.findings import Finding, Report
 from trioline.storage.verify.loss import find_run, read_last
 from trioline.storage.verify.marks import Mark, Record, read_records
