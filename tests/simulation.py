@@ -73,7 +73,7 @@ class Simulation:
         self._ledger = Ledger(settings)
         self._ledger.end_at(plan.lines)
         if not plan.bisects:
-            self._ledger.budgets = Undivided(settings)
+            self._ledger.budgets.__class__ = Undivided  # the rooms of the ledger share it
         self._holders = (HolderId(number) for number in itertools.count(1))
         self._workers: list[Worker] = []
         self._waiters: deque[Worker] = deque()

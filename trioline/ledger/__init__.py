@@ -50,15 +50,16 @@ clock), randomness, logging, awaiting. Ordinary bad luck is a return value, not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
+from typing import Final
 
 from trioline.config import WINDOW, LeaseSettings
-from trioline.ledger.backlog import Backlog
-from trioline.ledger.budgets import Budgets, Verdict
+from trioline.ledger.backlog import MAX_WAITING_RANGES, Backlog
+from trioline.ledger.budgets import Budgets
 from trioline.ledger.hedging import Hedging
 from trioline.ledger.leases import Leases
 from trioline.ledger.pace import Pace
+from trioline.ledger.returns import Returns
 from trioline.ledger.rows import (
     FRESH,
     Expired,
@@ -70,7 +71,6 @@ from trioline.ledger.rows import (
     Offer,
     Rejected,
     Tried,
-    runs_of,
 )
 from trioline.ledger.table import LineTable
 
@@ -87,17 +87,6 @@ __all__ = [
     "Rejected",
     "Tried",
 ]
-
-MAX_TOLD_LOST = 100_000
-"""Lost lines that one ``extend`` names; the rest are news only to a worker that is long gone."""
-MAX_WAITING_RANGES = 100_000
-"""Ranges that wait for another attempt, each with its errors' texts: past it nothing fresh is
-given out, so that a job in which everything fails stays within bounds."""
-
-VOLUNTEER_SHARE = 0.95
-"""A volunteer has twice the time that this share of recent leases took, for what it holds."""
-UNKNOWN_SECONDS = 60.0
-"""The same, where nothing is known of that."""
 
 
 class Ledger:
@@ -118,13 +107,14 @@ class Ledger:
         self.window = settings.window
         self.paused = False
         self.total: int | None = None
-        self.pace = Pace()
+        self.pace: Final = Pace()
         """How long lines take."""
-        self.budgets = Budgets(settings)
+        self.budgets: Final = Budgets(settings)
         self._table = LineTable(base)
         self._leases = Leases(self._table)
         self.hedging = Hedging(self._leases, self.pace, settings.hedge)
-        self._backlog = Backlog(self._table)
+        self._backlog = Backlog(self._table, self._leases, self.pace)
+        self._returns = Returns(self._table, self._leases, self._backlog, self.budgets)
         self._frontier = base
         self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
 
@@ -175,7 +165,7 @@ class Ledger:
 
     def holds(self, holder: HolderId) -> int:
         """Count the lines a holder has, copies among them."""
-        return sum(len(lease.lines) for lease in self._leases.held_by(holder))
+        return self._leases.lines_held(holder)
 
     def lease_count(self, holder: HolderId) -> int:
         """Count the leases a holder has."""
@@ -206,13 +196,9 @@ class Ledger:
         for lines in ahead:
             self._table.settle(range(max(lines.start, self.base), lines.stop))
         for one in tried:
-            self._queue_unsettled(range(self._frontier, one.lines.start), FRESH)
-            self._queue_unsettled(one.lines, one.history)
+            self._backlog.push_unsettled(range(self._frontier, one.lines.start), FRESH)
+            self._backlog.push_unsettled(one.lines, one.history)
             self._frontier = max(self._frontier, one.lines.stop)
-
-    def _queue_unsettled(self, lines: range, history: History) -> None:
-        for run in self._table.unsettled_runs(max(lines.start, self.base), lines.stop):
-            self._backlog.push(run, history)
 
     def end_at(self, total: int) -> None:
         """Say how many lines the input has, once its end was seen."""
@@ -251,7 +237,7 @@ class Ledger:
         fresh = self._offer_fresh(max_count) if fresh_first else None
         if fresh is not None:
             return fresh
-        queued = self._backlog.offer(now, max_count, holder, _Asker(self, holder))
+        queued = self._backlog.offer(now, max_count, holder)
         if queued is None and self._backlog.is_volunteer(now, holder):
             return None
         return queued or self._offer_fresh(max_count)
@@ -309,15 +295,8 @@ class Ledger:
             part = lease.run_from(line, stop)
             self._leases.settle(lease, part, holder)
             if lease.holder == holder:
-                self._note_pace(now, lease, len(part))
+                self.pace.answered(now, lease, len(part))
             line = part.stop
-
-    def _note_pace(self, now: float, lease: Lease, count: int) -> None:
-        if not lease.answered_count:
-            self.pace.first_came(now - lease.granted_at, count)
-        lease.answered_count += count
-        if not lease.lines:
-            self.pace.all_came(now - lease.granted_at, lease.answered_count)
 
     # --- coming back -----------------------------------------------------------------------------
 
@@ -350,45 +329,12 @@ class Ledger:
         lease = self._leases.of_holder(line, holder)
         if lease is None or lease_number not in (None, lease.number):
             return None
-        original = lease.original
-        lines = range(line, line + 1)
-        if original is not None and retry:
-            self._leases.give_up(lease, lines, lease.history)
-            original.uncopied |= {line}
-            return Failure(lease.history.attempts, None)
-        verdict = self.budgets.failed(lease.history, error, line, delay_seconds)
-        if not retry:
-            self._leases.settle(original or lease, lines, holder)
-            return Failure(verdict.history.attempts, self._reject(lines, verdict.history))
-        (effect,) = self._end(now, lease, lines, verdict)
-        return Failure(verdict.history.attempts, effect)
+        return self._returns.fail(now, lease, line, error, retry=retry, delay_seconds=delay_seconds)
 
     def reject_unreadable(self, line: int, error: str) -> Rejected:
         """Give up a line that is next to be given out but cannot be."""
-        history = FRESH.failed(error)
         self._frontier = max(self._frontier, line + 1)
-        return self._reject(range(line, line + 1), history)
-
-    def _end(
-        self, now: float, lease: Lease, lines: Iterable[int], verdict: Verdict
-    ) -> Iterator[Rejected | Tried]:
-        """End a lease's hold on lines that were tried in vain."""
-        free, kept = self._leases.give_up(lease, lines, verdict.history, is_over=verdict.is_over)
-        for run in kept:
-            yield Tried(run, verdict.history)
-        for run in free:
-            if verdict.is_over:
-                yield self._reject(run, verdict.history)
-            else:
-                self._requeue(now, run, verdict.history, verdict.delay_seconds)
-                yield Tried(run, verdict.history)
-
-    def _reject(self, lines: range, history: History) -> Rejected:
-        self._table.settle(lines)
-        return Rejected(lines, history)
-
-    def _requeue(self, now: float, lines: range, history: History, delay: float) -> None:
-        self._backlog.push(lines, history, now + delay if delay > 0 else None)
+        return self._returns.reject(range(line, line + 1), FRESH.failed(error))
 
     def release(self, now: float, holder: HolderId, lines: Iterable[int] | None = None) -> int:
         """Take lines back that were not worked on; costs them nothing.
@@ -401,22 +347,7 @@ class Ledger:
         Returns:
             How many came back; those it does not hold are left alone.
         """
-        if lines is None:
-            leases = self._leases.held_by(holder)
-            return sum(self._give_back(now, lease, lease.lines) for lease in leases)
-        held: dict[Lease, set[int]] = {}
-        for line in lines:
-            lease = self._leases.of_holder(line, holder)
-            if lease is not None:
-                held.setdefault(lease, set()).add(line)
-        return sum(self._give_back(now, lease, given) for lease, given in held.items())
-
-    def _give_back(self, now: float, lease: Lease, lines: Iterable[int]) -> int:
-        runs = runs_of(lines)
-        free, _ = self._leases.give_up(lease, lines, lease.history)
-        for run in free:
-            self._requeue(now, run, lease.history, 0)
-        return sum(map(len, runs))
+        return self._returns.release(now, holder, lines)
 
     def extend(
         self, now: float, holder: HolderId, lease_number: int | None = None
@@ -427,18 +358,7 @@ class Ledger:
             Lines that the holder may believe it has but has no more, each told once; None where
             ``lease_number`` is not its lease: nothing has changed.
         """
-        held = self._leases.held_by(holder)
-        if lease_number is None:
-            renewed = held
-        else:
-            single = self._leases.numbered(holder, lease_number)
-            if single is None:
-                return None
-            renewed = (single,)
-        for lease in renewed:
-            self._leases.renew(now, lease, self.lease_timeout_seconds)
-        lost = set(islice(self._leases.lost_by(holder), MAX_TOLD_LOST))
-        return sorted(lost.difference(*(lease.lines for lease in held))) if lost else []
+        return self._leases.extend(now, holder, lease_number, self.lease_timeout_seconds)
 
     # --- holders that come and go ----------------------------------------------------------------
 
@@ -447,14 +367,8 @@ class Ledger:
 
         ``expire`` takes them back then, as losses. ``reattach`` undoes it until then.
         """
-        deadlines = self._leases.deadlines
-        company = self.holds(holder)
         self._backlog.excuse(holder)
-        for lease in self._leases.held_by(holder):
-            if not lease.is_lost:
-                lease.is_lost, lease.company = True, company
-            if deadlines.due_at(lease) > now + grace_seconds:
-                deadlines.start(lease, grace_seconds, now)
+        self._leases.lose(now, holder, grace_seconds)
 
     def reattach(self, now: float, holder: HolderId) -> None:
         """Say that a holder is back: its leases hold for the full lease timeout again."""
@@ -476,73 +390,8 @@ class Ledger:
     def expire(self, now: float) -> tuple[Expired, ...]:
         """Do all that is due: take back leases that ran out, wake delayed lines."""
         self._backlog.wake(now)
-        due = self._leases.deadlines.due(now)
-        silent = [lease for lease in due if not lease.is_lost]
-        held = {holder: self.holds(holder) for holder in {lease.holder for lease in silent}}
-        for lease in silent:  # all that its holder had counts, also what runs out with it
-            lease.company = held[lease.holder]
-            self._backlog.excuse(lease.holder)
-        # Copies first: one that is due with its original must not take its place before, or the
-        # line would pay for both.
-        due.sort(key=lambda lease: lease.original is None)
-        # One that is due with the last copy it may cost has ended with that.
-        return tuple(self._take_back(now, lease) for lease in due if lease.lines)
+        return self._returns.expire(now)
 
     def postpone(self, now: float) -> None:
         """Give every lease its full time from now: this process, not the workers, stood still."""
         self._leases.deadlines.restart_all(now)
-
-    def _take_back(self, now: float, lease: Lease) -> Expired:
-        runs, original = tuple(runs_of(lease.lines)), lease.original
-        if original is None:
-            effects = self._end_in_vain(now, lease, lease.company, is_lost=lease.is_lost)
-            return Expired(lease, runs, tuple(effects))
-        if lease.is_lost:
-            original.lost_copies += 1
-        else:
-            original.uncopied |= frozenset(lease.lines)
-        for run in runs:
-            self._leases.tell_lost(lease.holder, run)
-        self._leases.give_up(lease, lease.lines, lease.history)
-        if original.lost_copies < self.budgets.max_losses:
-            return Expired(lease, runs, ())
-        # These lines kill, and whoever had them first may hang on them and renew for ever.
-        company = self.holds(original.holder)
-        effects = self._end_in_vain(now, original, company, is_lost=True)
-        return Expired(lease, runs, tuple(effects))
-
-    def _end_in_vain(
-        self, now: float, lease: Lease, company: int, *, is_lost: bool
-    ) -> Iterator[Rejected | Tried]:
-        """Take a lease back for which nothing will come any more, or too late.
-
-        Args:
-            now: The instant.
-            lease: An original.
-            company: How many lines its holder had.
-            is_lost: The holder is gone; else it let the lease run out.
-        """
-        for run in runs_of(lease.lines):
-            self._leases.tell_lost(lease.holder, run)
-        if is_lost and lease.is_blameless:
-            verdict = Verdict(lease.history, is_over=False)
-        elif is_lost:
-            verdict = self.budgets.lost(lease.history, company, next(iter(lease.lines)))
-        else:
-            verdict = self.budgets.timed_out(lease.history, company, lease.timeout_seconds)
-        return self._end(now, lease, lease.lines, verdict)
-
-
-class _Asker:
-    """Who asks for lines: what it has is counted only where that matters."""
-
-    def __init__(self, ledger: Ledger, holder: HolderId | None) -> None:
-        self._ledger = ledger
-        self._holder = holder
-
-    def count_held(self) -> int:
-        return 0 if self._holder is None else self._ledger.holds(self._holder)
-
-    def needed_seconds(self) -> float:
-        usual = self._ledger.pace.needed_seconds(self.count_held(), VOLUNTEER_SHARE)
-        return UNKNOWN_SECONDS if usual is None else 2 * usual + 1

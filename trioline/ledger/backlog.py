@@ -8,21 +8,19 @@ it has answered enough of what it has, and then the range; one that does not in 
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from trioline.ledger.leases import Leases
+from trioline.ledger.pace import Pace
 from trioline.ledger.queue import Queue
 from trioline.ledger.rows import FRESH, History, HolderId, Offer
 from trioline.ledger.table import LineTable
 
-
-class Asker(Protocol):
-    """Somebody who asks for lines."""
-
-    def count_held(self) -> int:
-        """How many lines it has."""
-
-    def needed_seconds(self) -> float:
-        """How long these will take it at the most, as far as one can tell."""
+MAX_WAITING_RANGES = 100_000
+"""Ranges that wait for another attempt, each with its errors' texts: past it nothing fresh is
+given out, so that a job in which everything fails stays within bounds."""
+VOLUNTEER_SHARE = 0.95
+"""A volunteer has twice the time that this share of recent leases took, for what it holds."""
+UNKNOWN_SECONDS = 60.0
+"""The same, where nothing is known of that."""
 
 
 class Backlog:
@@ -30,10 +28,14 @@ class Backlog:
 
     Args:
         table: Knows which of their lines were settled meanwhile.
+        leases: Know what who asks has already.
+        pace: How long that may take.
     """
 
-    def __init__(self, table: LineTable) -> None:
+    def __init__(self, table: LineTable, leases: Leases, pace: Pace) -> None:
         self._table = table
+        self._leases = leases
+        self._pace = pace
         self._plain = Queue()
         self._probation = Queue()
         self._volunteers: dict[HolderId, float] = {}  # until when; once each
@@ -56,6 +58,11 @@ class Backlog:
         else:
             queue.push_delayed(lines, history, ready_at)
 
+    def push_unsettled(self, lines: range, history: History) -> None:
+        """Put those of some lines in that have no result."""
+        for run in self._table.unsettled_runs(max(lines.start, self._table.base), lines.stop):
+            self.push(run, history)
+
     def wake(self, now: float) -> None:
         """Let those whose time has come be given out."""
         self._plain.wake(now)
@@ -66,26 +73,31 @@ class Backlog:
         instants = (self._plain.next_ready_at(), self._probation.next_ready_at())
         return min((instant for instant in instants if instant is not None), default=None)
 
-    def offer(
-        self, now: float, max_count: int, holder: HolderId | None, asker: Asker
-    ) -> Offer | None:
-        """Find the oldest lines for somebody."""
+    def offer(self, now: float, max_count: int, holder: HolderId | None) -> Offer | None:
+        """Find the oldest lines for somebody; None: somebody who holds nothing."""
         plain, suspect = self._first(self._plain), self._first(self._probation)
         if suspect is None:
             self._volunteers.clear()
         elif plain is None or suspect.first < plain.first:
             together = suspect.history.max_together
             assert together is not None
-            count = min(max_count, suspect.count, together - asker.count_held())
+            count = min(max_count, suspect.count, together - self._held(holder))
             if count > 0:
                 return Offer(suspect.first, count, suspect.history)
             if holder is not None and holder not in self._volunteers:
                 active = sum(until > now for until in self._volunteers.values())
                 if active < self._probation.ready_count:
-                    self._volunteers[holder] = now + asker.needed_seconds()
+                    self._volunteers[holder] = now + self._needed_seconds(holder)
         if plain is None or self.is_volunteer(now, holder):
             return None
         return Offer(plain.first, min(max_count, plain.count), plain.history)
+
+    def _held(self, holder: HolderId | None) -> int:
+        return 0 if holder is None else self._leases.lines_held(holder)
+
+    def _needed_seconds(self, holder: HolderId) -> float:
+        usual = self._pace.needed_seconds(self._leases.lines_held(holder), VOLUNTEER_SHARE)
+        return UNKNOWN_SECONDS if usual is None else 2 * usual + 1
 
     def is_volunteer(self, now: float, holder: HolderId | None) -> bool:
         """Whether somebody is to get nothing but lines on probation."""

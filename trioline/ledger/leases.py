@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from trioline.deadlines import Deadlines
 from trioline.ledger.rows import (
@@ -24,6 +25,8 @@ from trioline.ledger.table import LineTable
 
 MAX_LOST_RANGES = 1_000
 """Lost ranges remembered for a holder that never asks; older ones are forgotten."""
+MAX_TOLD_LOST = 100_000
+"""Lost lines that one ``extend`` names; the rest are news only to a worker that is long gone."""
 
 
 class Leases:
@@ -63,6 +66,10 @@ class Leases:
     def held_count(self, holder: HolderId) -> int:
         """How many these are."""
         return len(self._held.get(holder, ()))
+
+    def lines_held(self, holder: HolderId) -> int:
+        """How many lines a holder has, those of copies among them."""
+        return sum(len(lease.lines) for lease in self.held_by(holder))
 
     def max_together(self, holder: HolderId) -> int | None:
         """How many lines a holder may have in all; None: it has none on probation."""
@@ -120,6 +127,32 @@ class Leases:
         lease.timeout_seconds = seconds
         lease.is_lost = False
         self.deadlines.start(lease, seconds, now)
+
+    def extend(
+        self, now: float, holder: HolderId, number: int | None, seconds: float
+    ) -> list[int] | None:
+        """Renew the lease of a number, or all that a holder has; see ``Ledger.extend``."""
+        held = self.held_by(holder)
+        if number is None:
+            renewed = held
+        else:
+            single = self.numbered(holder, number)
+            if single is None:
+                return None
+            renewed = (single,)
+        for lease in renewed:
+            self.renew(now, lease, seconds)
+        lost = set(islice(self.lost_by(holder), MAX_TOLD_LOST))
+        return sorted(lost.difference(*(lease.lines for lease in held))) if lost else []
+
+    def lose(self, now: float, holder: HolderId, grace_seconds: float) -> None:
+        """Let a holder's leases end in ``grace_seconds`` at the latest, as those of a lost one."""
+        company = self.lines_held(holder)
+        for lease in self.held_by(holder):
+            if not lease.is_lost:
+                lease.is_lost, lease.company = True, company
+            if self.deadlines.due_at(lease) > now + grace_seconds:
+                self.deadlines.start(lease, grace_seconds, now)
 
     # --- ended -----------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from trioline.ledger.rows import Lease
+
 RECENT_LEASES = 256
 MIN_LEASES = 10
 """Before so many were answered nothing is known."""
@@ -22,6 +24,14 @@ class Pace:
     def __init__(self) -> None:
         self._firsts = _Recent()
         self._wholes = _Recent()
+
+    def answered(self, now: float, lease: Lease, count: int) -> None:
+        """Note that the holder of a lease has answered ``count`` lines, taken out of it by now."""
+        if not lease.answered_count:
+            self.first_came(now - lease.granted_at, count)
+        lease.answered_count += count
+        if not lease.lines:
+            self.all_came(now - lease.granted_at, lease.answered_count)
 
     def first_came(self, seconds: float, count: int) -> None:
         """Note when the first ``count`` lines of a lease came back together."""
