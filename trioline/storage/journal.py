@@ -2,9 +2,9 @@
 
 A server appends only to segments that it made itself. One commit goes into one segment, so that one
 sync makes it safe and one cut takes it back. A segment is synced, with its name, before its
-successor comes to be: after a crash only the newest one may end in a bad frame, and a bad frame in
-an earlier one is damage, as is a gap in the numbers behind the durable point. A segment goes when
-all of it is below the durable line count.
+successor comes to be: after a crash only the newest one may have bad frames, which a recovery takes
+out before it has a successor. A bad frame in an earlier one is damage, as is a gap in the numbers
+behind the durable point. A segment goes when all of it is below the durable line count.
 
 A *place* is a segment's number and a frame's offset in one integer.
 """
@@ -21,6 +21,7 @@ from trioline.errors import StorageError
 from trioline.storage.damage import damaged, output_of
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, encode, seed_of
+from trioline.storage.kept import take_out_gaps
 from trioline.storage.segment import Segment, is_segment, number_of, segment_path
 
 _OFFSET_BITS = 32
@@ -48,6 +49,7 @@ class Journal:
         run_id: Of this run; frames of another one are not valid.
         segment_bytes: A segment that has grown to this gets a successor.
         is_synced_often: Its newest segment is kept longer than it is until ``trim``.
+        is_text: Results are text, not JSON.
 
     Raises:
         StorageError: A segment cannot be opened or synced.
@@ -61,6 +63,7 @@ class Journal:
         *,
         segment_bytes: int,
         is_synced_often: bool = False,
+        is_text: bool = False,
     ) -> None:
         self._disk = disk
         self._folder = folder
@@ -68,7 +71,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._is_synced_often = is_synced_often
         self._segments = {
-            number: Segment(disk, folder, number, seed_of(run_id, number))
+            number: Segment(disk, folder, number, seed_of(run_id, number), is_text=is_text)
             for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
         }
         self._newest = next(reversed(self._segments.values()), None)
@@ -220,7 +223,8 @@ class Journal:
     def replay(self, durable: Mark) -> Iterator[tuple[Frame, int]]:
         """All frames with their places, oldest first.
 
-        A bad frame ends the newest segment, which ``end_replay`` then cuts there.
+        In the newest segment a bad frame may be of a commit that was never synced. Good ones behind
+        it may not be: they count, and ``take_out_gaps`` must come then.
 
         Args:
             durable: How far the journal was on the disk for certain; its ``top`` does not matter.
@@ -244,6 +248,25 @@ class Journal:
                 segment.close()
             if segment.good_length < certain:
                 raise bad_frame(segment.path, segment.good_length)
+            if segment.number == self.newest and segment.good_length < segment.length:
+                for frame, offset in segment.frames_behind():
+                    yield frame, segment.number << _OFFSET_BITS | offset
+
+    @property
+    def has_gaps(self) -> bool:
+        """After ``replay``: whether the newest segment has a bad frame before a good one."""
+        return self._newest is not None and bool(self._newest.gaps)
+
+    def take_out_gaps(self) -> str:
+        """Replace the newest segment by its good frames, and keep a copy of it as it was.
+
+        Nobody finds a frame by its old place then: the journal is to be opened anew.
+
+        Returns:
+            What the user should know.
+        """
+        assert self._newest is not None
+        return take_out_gaps(self._disk, self._newest)
 
     def bytes_beyond(self, line: int, segment: int) -> int:
         """Length of the segments before ``segment`` that hold anything from ``line`` on."""
@@ -267,9 +290,15 @@ class Journal:
             )
 
     def end_replay(self) -> None:
-        """Cut the newest segment after its last good frame, so that what follows never counts."""
+        """Cut the newest segment after its last good frame, so that what follows never counts.
+
+        Raises:
+            StorageError: It has a gap, though it was taken out.
+        """
         segment = self._newest
         if segment is not None:
+            if segment.gaps:
+                raise bad_frame(segment.path, segment.good_length)
             segment.cut(segment.good_length, top=segment.top)
 
     def sync_all(self) -> None:

@@ -1,8 +1,9 @@
 """From files to a job that can go on, whatever the last server was at when it ended.
 
 The steps: sync the files before trusting them; read the checkpoint; hold the output against it;
-replay the journal; cut off what nothing vouches for; sync; write a checkpoint of a new epoch. All
-before the cutting only writes again what was there, so a crash inside changes nothing.
+replay the journal, and take out what is bad in its midst; cut off what nothing vouches for, with a
+copy; sync; write a checkpoint of a new epoch. All before the cutting only writes again what was
+there, so a crash inside changes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trioline.storage.doubts import check_input, doubt, offset_of
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.journal import Journal, Mark
+from trioline.storage.kept import keep_tail
 from trioline.storage.merge import Merge
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
@@ -62,7 +64,15 @@ def recover(
             state = _take_up_finished(state)
         else:
             _replay(state)
+            warnings = []
+            if state.journal.has_gaps:
+                warnings = [state.journal.take_out_gaps()]
+                opened.close()
+                state = _open_files(disk, settings, run, segment_bytes, given, opened)
+                _replay(state)
+            warnings += _end_replay(disk, settings, state)
             state = doubt(state, proved_end)
+            state = _with_warnings(state, warnings)
             state = _go_on(disk, settings, run, state, opened, is_mended=bool(proved_end))
         opened.pop_all()
     return state
@@ -92,6 +102,7 @@ def _open_files(
         run.id_bytes,
         segment_bytes=segment_bytes,
         is_synced_often=settings.fsync is Fsync.ALWAYS,
+        is_text=settings.text,
     )
     opened.callback(journal.close)
     source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)
@@ -273,7 +284,21 @@ def _replay(state: State) -> None:
         merge.apply(frame, place)
     journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
     check_input(state)
+
+
+def _end_replay(disk: Disk, settings: JobSettings, state: State) -> list[str]:
+    """Cut off what nothing vouches for; returns what the user should know of that."""
+    answers, journal = state.answers, state.journal
+    answers.flush()
+    kept = [keep_tail(disk, file, settings.state) for file in (answers.output, answers.rejected)]
     answers.end_replay()
-    ahead.advance(last.line_count, answers.written_count)
+    state.ahead.advance(state.last.line_count, answers.written_count)
     journal.end_replay()
     journal.sync_all()
+    return [warning for warning in kept if warning is not None]
+
+
+def _with_warnings(state: State, warnings: list[str]) -> State:
+    if state.warning is not None:
+        warnings = [*warnings, state.warning]
+    return attrs.evolve(state, warning=" ".join(warnings) or None)

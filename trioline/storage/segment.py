@@ -17,6 +17,11 @@ _MIN_READ_BYTES = 4 * 1024
 """Read where a frame is asked for out of order: often it is a short one."""
 _MAX_READ_BYTES = 256 * 1024
 """Read at a time where frames are asked for in order."""
+_SEARCH_BYTES = 1024 * 1024
+_HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
+"""A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
+_HEAD_BYTES = 12
+_CRC_BYTES = 4
 _EXTENT_BYTES = 1024 * 1024
 """How far ahead of its frames the end of a file is put that is synced in each commit: a sync that
 has no new length to write takes two thirds of the time (65 instead of 95 microseconds, measured).
@@ -38,6 +43,16 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"journal-{number:08}"
 
 
+def next_head(file: File, begin: int) -> int | None:
+    """Where a frame may begin, at or behind ``begin``, by the looks of it."""
+    at = begin + _CRC_BYTES
+    while len(data := file.read(_SEARCH_BYTES, at)) >= _HEAD_BYTES:
+        if found := _HEAD.search(data):
+            return at + found.start() - _CRC_BYTES
+        at += len(data) - _HEAD_BYTES + 1
+    return None
+
+
 class Segment:
     """Appends frames to one file and reads them back.
 
@@ -48,6 +63,7 @@ class Segment:
         seed: Where the crc of its frames begins.
         is_new: It is made here, and empty.
         is_extended: The file is kept longer than what counts of it, until ``trim``.
+        is_text: Results may hold any bytes, so that a frame may be forged in one.
     """
 
     def __init__(
@@ -59,6 +75,7 @@ class Segment:
         *,
         is_new: bool = False,
         is_extended: bool = False,
+        is_text: bool = False,
     ) -> None:
         self.number = number
         self.seed = seed
@@ -67,12 +84,15 @@ class Segment:
         """The line after the highest one in it."""
         self.good_length = 0
         """How far ``frames`` found valid frames, in bytes."""
+        self.gaps: list[tuple[int, int]] = []
+        """What ``frames_behind`` found to be bad, from byte to byte."""
         self.length = 0
         """What of the file counts, in bytes."""
         self._disk = disk
         self._file: File | None = None
         self._is_synced = not is_new
         self._is_extended = is_extended
+        self._is_text = is_text
         self._window = _Window()
         if is_new:
             self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -144,11 +164,60 @@ class Segment:
     def frames(self) -> Iterator[tuple[Frame, int]]:
         """All frames and their offsets, up to the end or the first bad one."""
         self.good_length = 0
-        while (frame := self.read(self.good_length)) is not None:
-            self.top = max(self.top, frame.end)
-            offset = self.good_length
-            self.good_length += HEADER_BYTES + len(frame.payload)
+        for frame, offset in self._frames_from(0):
+            self.good_length = offset + HEADER_BYTES + len(frame.payload)
             yield frame, offset
+
+    def frames_behind(self) -> Iterator[tuple[Frame, int]]:
+        """After ``frames``: the good frames behind the first bad one, and their offsets.
+
+        What is bad at the end, with no good frame behind it, is no gap: it is a torn end.
+        """
+        self.gaps = []
+        at = self.good_length
+        while (begin := self._next_good(at)) is not None:
+            self.gaps.append((at, begin))
+            at = begin
+            for frame, offset in self._frames_from(begin):
+                at = offset + HEADER_BYTES + len(frame.payload)
+                yield frame, offset
+
+    def all_frames(self) -> Iterator[tuple[Frame, int]]:
+        """All good frames and their offsets."""
+        yield from self.frames()
+        yield from self.frames_behind()
+
+    def _frames_from(self, at: int) -> Iterator[tuple[Frame, int]]:
+        while (frame := self.read(at)) is not None:
+            self.top = max(self.top, frame.end)
+            yield frame, at
+            at += HEADER_BYTES + len(frame.payload)
+
+    def _next_good(self, bad: int) -> int | None:
+        """Where the next good frame begins behind a bad one.
+
+        JSON holds no byte 0, so that what is found by its looks is no part of a result. In text it
+        may be, forged by a worker, which knows the run id: there, only what begins where the bad
+        frame says that it ends counts, and anything else that is no zero makes a gap up to the end.
+        """
+        file = self._opened()
+        if not self._is_text:
+            at = bad
+            while (found := next_head(file, at + 1)) is not None and self.read(found) is None:
+                at = found
+            return found
+        header = Header.unpack(file.read(HEADER_BYTES, bad))
+        end = self.length if header is None else bad + HEADER_BYTES + header.length
+        if end < self.length and self.read(end) is not None:
+            return end
+        return self.length if self._has_data(file, bad) else None
+
+    def _has_data(self, file: File, at: int) -> bool:
+        while at < self.length and (data := file.read(_MAX_READ_BYTES, at)):
+            if data.count(0) != len(data):
+                return True
+            at += len(data)
+        return False
 
     def close(self) -> None:
         """Close the file, and let go of what was read of it."""

@@ -27,4 +27,4 @@ class State:
     checksums: Checksums
     source: Source
     warning: str | None = None
-    """What the user should know of the input."""
+    """What the user should know of the input, or of what was cut."""

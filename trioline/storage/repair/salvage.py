@@ -7,21 +7,14 @@ lies: behind a bad stretch the search goes on byte by byte.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
-from trioline.storage.files import Disk, File
+from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES, Kind, Region, seed_of
-from trioline.storage.segment import Segment, is_segment, number_of
-
-_READ_BYTES = 1024 * 1024
-_HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
-"""A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
-_HEAD_BYTES = 12
-_CRC_BYTES = 4
+from trioline.storage.segment import Segment, is_segment, next_head, number_of
 
 
 @attrs.frozen(kw_only=True)
@@ -119,7 +112,7 @@ def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
         while at is not None and at < segment.length:
             frame = segment.read(at)
             if frame is None:
-                at = _next_head(file, at + 1)
+                at = next_head(file, at + 1)
                 continue
             piece = Piece(
                 offset=at,
@@ -132,16 +125,6 @@ def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
             )
             yield piece
             at += piece.length
-
-
-def _next_head(file: File, begin: int) -> int | None:
-    """Where a frame may begin, at or behind ``begin``."""
-    at = begin + _CRC_BYTES
-    while len(data := file.read(_READ_BYTES, at)) >= _HEAD_BYTES:
-        if found := _HEAD.search(data):
-            return at + found.start() - _CRC_BYTES
-        at += len(data) - _HEAD_BYTES + 1
-    return None
 
 
 def write_good(disk: Disk, scan: Scan) -> None:

@@ -1,0 +1,278 @@
+"""Damage between good frames of the newest segment, and an output that is longer than is known.
+
+Neither may be refused, as a loss of power leaves the same; neither may go by without a word.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from storage_helpers import Crash, CrashFiles, input_of, settings_for
+
+from trioline.config import Fsync, JobSettings
+from trioline.errors import DiskFull, StorageError
+from trioline.storage import Job, Results, Tried
+from trioline.storage.frames import HEADER_BYTES, Frame, Kind, encode, seed_of
+from trioline.wire.codec import find_bad_json
+
+FOLDER = Path("/d")
+STATE = FOLDER / "out.trioline"
+SEGMENT = STATE / "journal-00000001"
+LINES = 20
+PIECE = 2
+"""Lines in a commit."""
+
+
+def answer(line: int) -> bytes:
+    return b'"%d %s"\n' % (line, b"x" * line)
+
+
+def answers(first: int, end: int) -> bytes:
+    return b"".join(map(answer, range(first, end)))
+
+
+def killed(settings: JobSettings, *, behind: int = 0) -> tuple[CrashFiles, int]:
+    """A job whose lines were answered and never made durable; from line ``behind`` on."""
+    files = CrashFiles()
+    files.put(settings.input, input_of(LINES))
+    job = Job.open(settings, files)
+    tried = Tried(LINES - 1, 1, b"{}")
+    for first in range(behind, LINES, PIECE):
+        job.commit([Results(first, PIECE, answers(first, first + PIECE)), tried])
+    length = job.journal_bytes
+    files.kill()
+    return files, length
+
+
+def frames_in(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Offset, length and kind of each frame."""
+    at = 0
+    while data[at + 4 : at + 5] > b"\0":
+        kind, length = struct.unpack_from("<B3xQ", data, at + 4)
+        yield at, HEADER_BYTES + length, kind
+        at += HEADER_BYTES + length
+
+
+def settled(job: Job) -> set[int]:
+    return set(range(job.written_count)).union(*job.ahead())
+
+
+def spoil(files: CrashFiles, at: int, new: bytes = b"\xff") -> bytes:
+    """Write into the newest segment."""
+    data = files.get(SEGMENT)
+    files.put(SEGMENT, data[:at] + new + data[at + len(new) :])
+    return files.get(SEGMENT)
+
+
+def finish(job: Job) -> None:
+    """Do what is missing, as another worker would."""
+    for line in sorted(set(range(LINES)) - settled(job)):
+        job.commit([Results(line, 1, b'"again"\n')])
+    job.finish(job.source.offset_of(LINES))
+    job.close()
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("behind", [0, 4], ids=["in turn", "ahead"])
+@pytest.mark.parametrize("where", ["kind", "length", "payload"])
+def test_one_bad_byte_costs_one_frame(fsync: Fsync, behind: int, where: str) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    files, length = killed(settings, behind=behind)
+    settling = [frame for frame in frames_in(files.get(SEGMENT)[:length]) if frame[2] != Kind.TRIED]
+    at, size, _ = settling[3]
+    offset = {"kind": at + 4, "length": at + 10, "payload": at + size - 3}[where]
+    as_it_was = spoil(files, offset)
+    lost = set(range(behind + 3 * PIECE, behind + 4 * PIECE))
+
+    job = Job.open(settings, files)
+    assert settled(job) == set(range(behind, LINES)) - lost
+    assert job.warning is not None
+    assert f"{SEGMENT} was damaged: bytes {at:,} to {at + size:,} are not" in job.warning
+    copy = FOLDER / re.findall(r"copy of the whole file is (\S+)\.", job.warning)[0]
+    assert files.get(copy) == as_it_was
+    job.close()
+
+    job = Job.open(settings, files)  # the gap is gone, and is no damage now
+    assert job.warning is None
+    assert settled(job) == set(range(behind, LINES)) - lost
+    finish(job)
+    again = lost | set(range(behind))
+    expected = [b'"again"\n' if line in again else answer(line) for line in range(LINES)]
+    assert files.get(settings.output) == b"".join(expected)
+
+
+def test_bad_frames_at_several_places() -> None:
+    settings = settings_for(FOLDER)
+    files, length = killed(settings, behind=2)
+    frames = list(frames_in(files.get(SEGMENT)[:length]))
+    for at, size, _ in (frames[4], frames[10], frames[-1]):
+        spoil(files, at, bytes(size))
+    job = Job.open(settings, files)
+    assert settled(job) == set(range(2, LINES)) - {6, 7, 12, 13}
+    assert job.warning is not None
+    assert f"{frames[4][0]:,} to {frames[5][0]:,}, {frames[10][0]:,} to" in job.warning
+    job.close()
+
+
+def test_a_torn_end_is_no_gap() -> None:
+    settings = settings_for(FOLDER)
+    files, length = killed(settings)
+    files.put(SEGMENT, files.get(SEGMENT)[: length - 40] + bytes(5_000))
+    job = Job.open(settings, files)
+    assert not [path for path in files.paths() if "damaged" in path.name]
+    job.close()
+
+
+def forged_frame(run_id: str) -> bytes:
+    """What a worker can make, which is told the run id: a frame that settles line 9."""
+    frame = Frame(Kind.RESULTS, 9, 1, b"forged\n")
+    return b"".join(encode(frame, seed_of(bytes.fromhex(run_id), 1)))
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "expected"),
+    [(20, {5}), (8, set())],
+    ids=["its length leads to the next one", "nothing says where it ends"],
+)
+def test_a_forged_frame_in_a_text_result_never_counts(spoiled: int, expected: set[int]) -> None:
+    settings = settings_for(FOLDER, text=True)
+    files = CrashFiles()
+    files.put(settings.input, input_of(LINES))
+    job = Job.open(settings, files)
+    forged = forged_frame(job.run_id)
+    assert forged.count(b"\n") == 1
+    job.commit([Results(3, 1, forged)])
+    job.commit([Results(5, 1, b"five\n")])
+    files.kill()
+    as_it_was = spoil(files, spoiled)
+    job = Job.open(settings, files)
+    assert settled(job) == expected
+    assert job.warning is not None
+    assert f"{SEGMENT} was damaged: bytes 0 to" in job.warning
+    assert files.get(STATE / f"{SEGMENT.name}.damaged-0") == as_it_was
+    job.close()
+
+
+def test_no_json_holds_a_frame() -> None:
+    forged = forged_frame("ab" * 16)
+    for line in (forged, b'"' + forged[:-1] + b'"\n', b"1 " + forged, bytes(4) + b"1\n"):
+        assert find_bad_json(line) == 0
+
+
+@pytest.mark.parametrize("fsync", [Fsync.ALWAYS, Fsync.INTERVAL])
+@pytest.mark.parametrize("seed", range(4))
+def test_crashes_at_any_call_of_a_start_with_a_gap(fsync: Fsync, seed: int) -> None:
+    """Two of them, one after the other: with the power lost, what was not synced may be gone."""
+    settings = settings_for(FOLDER, fsync=fsync)
+    whole, length = killed(settings)
+    frames = [one for one in frames_in(whole.get(SEGMENT)[:length]) if one[2] != Kind.TRIED]
+    contents = {path: whole.get(path) for path in whole.paths()}
+    rng, call, crashed = random.Random(seed), 0, True
+    while crashed:
+        call += 1
+        files = CrashFiles((FOLDER, STATE))
+        for path, content in contents.items():
+            files.put(path, content)
+        spoil(files, frames[2][0] + HEADER_BYTES)
+        crashed = has_crashed(settings, files, call, rng)
+        has_crashed(settings, files, rng.randint(1, call), rng)
+        job = Job.open(settings, files)
+        assert settled(job) == set(range(LINES)) - {4, 5}, call
+        job.close()
+    assert call > 20
+
+
+def has_crashed(settings: JobSettings, files: CrashFiles, call: int, rng: random.Random) -> bool:
+    """Let a start end at a call."""
+    files.call_count, files.crash_at, files.crash_after = 0, call, rng.random() < 0.5
+    try:
+        Job.open(settings, files).close()
+    except Crash:
+        if rng.random() < 0.3:
+            files.kill()
+        else:
+            files.lose_power(rng)
+        return True
+    files.kill()
+    return False
+
+
+# --- an output that is longer than is known -------------------------------------------------------
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_lines_that_nothing_knows_of_are_cut_with_a_word_and_a_copy(fsync: Fsync) -> None:
+    settings = settings_for(FOLDER, fsync=fsync)
+    files, _ = killed(settings, behind=4)
+    files.put(settings.output, answers(0, 4) + b'"to')
+    job = Job.open(settings, files)
+    assert job.written_count == 0
+    size = len(answers(0, 4)) + 3
+    copy = STATE / f"out.cut-0-{size}"
+    assert job.warning is not None
+    assert f"{settings.output} had {size} bytes (4 whole lines) behind byte 0" in job.warning
+    assert str(copy) in job.warning
+    assert files.get(copy) == answers(0, 4) + b'"to'
+    job.close()
+
+
+def test_a_part_of_a_line_is_said_and_not_copied() -> None:
+    settings = settings_for(FOLDER)
+    files, _ = killed(settings, behind=4)
+    files.put(settings.output, b'"par')
+    job = Job.open(settings, files)
+    assert job.warning is not None
+    assert "had 4 bytes (0 whole lines) behind byte 0" in job.warning
+    assert not [path for path in files.paths() if "cut" in path.name]
+    job.close()
+
+
+def test_an_old_state_put_back_loses_no_line_without_a_copy() -> None:
+    settings = settings_for(FOLDER)
+    files, _ = killed(settings)
+    job = Job.open(settings, files)
+    old = {path: files.get(path) for path in files.paths() if path.parent == STATE}
+    job.close()
+    files = CrashFiles((FOLDER, STATE))
+    for path, content in old.items():
+        files.put(path, content)
+    files.put(settings.input, input_of(LINES))
+    files.put(settings.rejected, b"")
+    more = b'"more"\n' * 3
+    files.put(settings.output, answers(0, LINES) + more)
+    job = Job.open(settings, files)
+    begin = len(answers(0, LINES))
+    assert files.get(STATE / f"out.cut-{begin}-{begin + len(more)}") == more
+    job.close()
+
+
+def test_without_room_for_the_copy_nothing_is_cut() -> None:
+    settings = settings_for(FOLDER)
+    files, _ = killed(settings, behind=4)
+    files.put(settings.output, answers(0, 4))
+
+    def full(call: str, path: Path, _count: int) -> int | None:
+        return 28 if call == "pwrite" and ".cut-" in path.name else None
+
+    files.fail = full
+    with pytest.raises(DiskFull, match="Make room"):
+        Job.open(settings, files)
+    assert files.get(settings.output) == answers(0, 4)
+    assert not [path for path in files.paths() if "cut" in path.name]
+
+
+def test_damage_below_what_was_durable_is_refused() -> None:
+    settings = settings_for(FOLDER)
+    files, length = killed(settings, behind=4)
+    job = Job.open(settings, files)
+    job.sync(0)
+    files.kill()
+    before = spoil(files, next(frames_in(files.get(SEGMENT)[:length]))[0] + HEADER_BYTES)
+    with pytest.raises(StorageError, match="trioline repair"):
+        Job.open(settings, files)
+    assert files.get(SEGMENT) == before

@@ -1,0 +1,104 @@
+"""What a start takes away of a file is kept in a copy beside the journal, and said.
+
+A copy is on the disk, with its name, before anything is taken away. It is named after what it is of
+and where it was, so that a start that was cut off writes the same one again. Nobody removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from trioline.storage.damage import output_of
+from trioline.storage.files import Disk, File
+from trioline.storage.frames import Frame, Kind, Region, encode
+from trioline.storage.new_file import NewFile
+from trioline.storage.output import GrowingFile
+from trioline.storage.segment import Segment
+
+_READ_BYTES = 1024 * 1024
+
+
+def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
+    """Before a file is cut: copy what is behind its length, where that is a line or more.
+
+    Returns:
+        What the user should know; None where nothing will be cut.
+
+    Raises:
+        DiskFull: There is no room for the copy.
+    """
+    begin, end = file.length, disk.size(file.path)
+    if end <= begin:
+        return None
+    copy = folder / f"{file.path.name}.cut-{begin}-{end}"
+    with disk.open(file.path, os.O_RDONLY) as old:
+        count = sum(data.count(b"\n") for data in _pieces(old, begin, end))
+        if count:
+            _copy(disk, old, begin, end, copy)
+    where = f"; a copy of them is in {copy}" if count else ""
+    return (
+        f"{file.path} had {end - begin:,} bytes ({count:,} whole lines) behind byte {begin:,} that"
+        " neither checkpoint nor journal knows of there, as after a loss of power, or where one of"
+        f" these is damaged or older: they were cut off{where}. What the journal does not have of"
+        " these lines is computed again."
+    )
+
+
+def take_out_gaps(disk: Disk, segment: Segment) -> str:
+    """Replace a segment by its good frames, whole or not at all.
+
+    Args:
+        segment: All of it was read, what is behind its gaps, too.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        DiskFull: There is no room for the copy, or for what replaces it.
+    """
+    path, output, gaps = segment.path, output_of(segment.path.parent), list(segment.gaps)
+    copy = path.with_name(f"{path.name}.damaged-{gaps[0][0]}")
+    with disk.open(path, os.O_RDONLY) as old:
+        _copy(disk, old, 0, segment.length, copy)
+    draft = path.with_name(path.name + ".new")
+    with disk.open(output, os.O_RDONLY) as lines, NewFile(disk, draft) as new:
+        for frame, offset in segment.all_frames():
+            if offset > gaps[0][0] and frame.kind is Kind.WRITTEN:
+                frame = _with_lines(frame, lines)
+            for data in encode(frame, segment.seed):
+                new.append(data)
+    disk.rename(draft, path)
+    disk.sync_folder(path.parent)
+    where = ", ".join(f"{begin:,} to {end:,}" for begin, end in gaps)
+    return (
+        f"{path} was damaged: bytes {where} are not what was written, as after a loss of power or a"
+        " fault of the disk. What is behind them was kept; the lines in them are computed again."
+        f" A copy of the whole file is {copy}."
+    )
+
+
+def _with_lines(frame: Frame, output: File) -> Frame:
+    """A frame that tells where lines are, with the lines: it may not go on from what is written."""
+    region = Region.unpack(frame.payload)
+    if region.offset + region.length > output.stat().size:
+        return frame
+    data = output.read(region.length, region.offset)
+    if zlib.crc32(data) != region.crc:
+        return frame
+    return Frame(Kind.RESULTS, frame.first, frame.count, data)
+
+
+def _copy(disk: Disk, old: File, begin: int, end: int, to: Path) -> None:
+    with NewFile(disk, to) as new:
+        for data in _pieces(old, begin, end):
+            new.append(data)
+    disk.sync_folder(to.parent)
+
+
+def _pieces(file: File, begin: int, end: int) -> Iterator[bytes]:
+    while begin < end and (data := file.read(min(_READ_BYTES, end - begin), begin)):
+        yield data
+        begin += len(data)
