@@ -96,6 +96,25 @@ def test_a_link_to_another_jobs_file_is_refused(
     assert reject(settings)
 
 
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_file_in_a_folder_that_a_link_leads_to_stays_its_jobs(
+    tmp_path: Path, is_empty: bool
+) -> None:
+    settings = settings_in(tmp_path)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    settings = attrs.evolve(settings, rejected=tmp_path / "link" / "bad")
+    Job.open(settings).close()
+    before = b"" if is_empty else reject(settings)
+    for folder in ("link", "deep/er"):
+        other = attrs.evolve(
+            settings, output=tmp_path / "other", rejected=tmp_path / folder / "bad"
+        )
+        with pytest.raises(UsageError, match=r"the output .*/job/out: name another"):
+            Job.open(other)
+    assert reject(settings).startswith(before)
+
+
 def test_commands_name_the_file_and_the_job(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(numbers(2))
     options = ("--rejected", "bad", "--max-attempts", "1", "--quiet", "--each", "false")

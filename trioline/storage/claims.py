@@ -128,7 +128,7 @@ def _owner_by_mark(disk: Disk, path: Path, settings: JobSettings, run: Run | Non
     if not mark.run_id:
         what = f"may be another job's: {claim_path(path)}, which says whose it is, cannot be read"
         return _Owner(f"{what} (remove that if it is surely this one's)", is_gone=True)
-    output = Path(os.path.normpath(path.parent / mark.output))
+    output = _named(path, mark)
     is_alive = _has(disk, output, path, mark.run_id)
     is_named = run is not None and run.run_id == mark.run_id
     if are_same(disk, output, settings.output):
@@ -166,6 +166,11 @@ def _is_made(disk: Disk, settings: JobSettings) -> bool:
 def _relative(path: Path, folder: Path) -> str:
     """A path as seen from a folder, whatever links lead to either."""
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+
+
+def _named(path: Path, mark: Mark) -> Path:
+    """The output that the mark of a rejected file names, whatever links lead to that file."""
+    return Path(os.path.normpath(os.path.realpath(path.parent) + "/" + mark.output))
 
 
 def _read(disk: Disk, path: Path) -> Mark | None:
