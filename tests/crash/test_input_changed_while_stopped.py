@@ -280,6 +280,28 @@ def killed_job(folder: Path) -> JobSettings:
     return settings
 
 
+@pytest.mark.parametrize("fsync", [Fsync.ALWAYS, Fsync.INTERVAL])
+def test_an_edit_is_told_of_though_only_the_first_slot_is_whole(fsync: Fsync) -> None:
+    """The job was killed, and its newest slot damaged, within its first second."""
+    files, settings = CrashFiles(), settings_for(FOLDER, fsync=fsync)
+    put(files, settings, text_of())
+    job = Job.open(settings, files)
+    job.commit(answered(range(150), text_of()))
+    job.commit(answered(range(200, 210), text_of()))
+    files.kill()
+    checkpoint = settings.state / "checkpoint"
+    slots = files.get(checkpoint)
+    files.put(checkpoint, slots[:4096] + bytes(len(slots) - 4096))
+    put(files, settings, edited(text_of(), 100))
+    job = Job.open(settings, files)
+    assert job.warning is not None
+    job.close()
+    finish(files, settings)
+    report = verified(files, settings)
+    output, text = files.get(settings.output), files.get(settings.input)
+    assert not report.is_proved or is_aligned(output, text)
+
+
 def finish_on_disk(settings: JobSettings) -> None:
     job = Job.open(settings)
     open_lines = set(range(job.written_count, LINES)).difference(*job.ahead())

@@ -161,6 +161,7 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         StorageError: The lock is lost, so that another server may be making the job.
         UsageError: One of them is not empty any more.
     """
+    given = disk.stat(settings.input)  # before it is read: what is written to it later shows
     run = make_run(
         disk,
         settings,
@@ -186,6 +187,8 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         rejected_bytes=0,
         rejected_count=0,
         input_offset=0,
+        input_mtime_ns=0 if given is None else given.mtime_ns,
+        input_ctime_ns=0 if given is None else given.ctime_ns,
     )
     _write_first(disk, settings, first, lock)
     lock.check()
