@@ -217,6 +217,17 @@ def test_placeholders_without_a_rejected_file_get_records_that_doubt() -> None:
     assert all(errors == [DOUBTFUL] for errors in records(files).values())
 
 
+@pytest.mark.parametrize("done", [LINES, 150])
+def test_records_that_may_be_of_results_are_not_proved(done: int) -> None:
+    """More placeholders are without one than were rejected: which ones nothing tells."""
+    data = without(job_of(done=done, null=98, started_at=100), "out.rejected")
+    files, plan = repaired(data)
+    assert "which ones nothing tells" in said(plan)
+    redo(files)
+    assert 98 in records(files)
+    check_proved(files, is_assumed=True)
+
+
 def test_an_edit_is_said_where_something_else_is_damaged() -> None:
     data = with_record(job_of(), 1, b'"id":3', b'"id":4')
     output = data[OUT].replace(b"\n100\n", b"\n101\n")

@@ -80,8 +80,9 @@ class Checkpoint:
     input_ctime_ns: int = 0
     """When anything about it changed; 0: not known."""
     are_records_assumed: bool = False
-    """A repair took the rejected file's records as they were: nothing proves what they say of
-    attempts and errors, or that they are all."""
+    """A repair took the rejected file's records as they were, or made some of lines that may have
+    had none: nothing proves what they say of attempts and errors, or that it are all and no others.
+    """
 
     def doubting(self, lines: range) -> Checkpoint:
         """The same with some lines more of which nothing proves what they answer."""

@@ -58,8 +58,9 @@ class RejectedState:
     text: str = LOST
     """What that says."""
     is_assumed: bool
-    """Whether records are kept of which nothing proves what they say of attempts and errors, or
-    placeholders without one, of which nothing proves that they are results."""
+    """Whether records are kept of which nothing proves what they say of attempts and errors, or are
+    made of lines that may have had none, or placeholders are kept without one, of which nothing
+    proves that they are results."""
 
 
 def rejected_holds(
@@ -105,7 +106,8 @@ def look_at_records(
     made = {Lacking.NONE: 0, Lacking.IN_GAPS: survey.in_gaps, Lacking.ALL: survey.missing}[lacking]
     is_sure = last is not None and made == most
     is_exact = last is not None and not made and survey.is_what(last)
-    is_taken = survey.from_file > 0 or (last is None and survey.elsewhere > 0)
+    is_invented = made > 0 and not is_sure
+    is_taken = survey.from_file > 0 or is_invented or (last is None and survey.elsewhere > 0)
     is_rebuilt = made > 0 or not survey.is_in_file
     state = RejectedState(
         leading=Records(count=survey.base_count, length=survey.length),
@@ -256,7 +258,8 @@ def _tell(
         notes.steps.append(f"make {path} anew, with {counted(survey.kept, 'record')} kept")
     if made:
         notes.steps.append(_made_step(path, made, most, is_counted=last is not None))
-    if state.is_assumed and (last is None or not last.are_records_assumed):
+    is_told = last is not None and last.are_records_assumed
+    if state.is_assumed and survey.from_file and not is_told:
         notes.steps.append(
             f"take {path} at its word: nothing proves what {counted(survey.from_file, 'record')} of"
             " it say of attempts and errors, and `trioline verify` will tell"

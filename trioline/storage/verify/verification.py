@@ -320,8 +320,9 @@ class _Verification:
         if self._last.are_records_assumed:
             path = self._subject.rejected
             text = (
-                f"{path}: what its records say of attempts and errors is not proved, nor that it"
-                " has all of them: a repair took it as it was. Trying its lines again ends that."
+                f"{path}: what its records say of attempts and errors is not proved, nor that"
+                " it has those of all rejected lines and no others: a repair took it as it was, or"
+                " made some. Trying its lines again ends that."
             )
             self._report.add(Finding(path=str(path), text=text, is_damage=False))
 
