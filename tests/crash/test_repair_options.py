@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 import pytest
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
@@ -14,7 +16,7 @@ from trioline.storage.entries import Entry, Rejection, Results
 from trioline.storage.files import Disk
 from trioline.storage.job import Job
 from trioline.storage.rejected import encode_record
-from trioline.storage.repair.given import Given
+from trioline.storage.repair.given import Given, find_rejected
 from trioline.storage.repair.plan import examine
 from trioline.storage.run import RUN_NAME, read_run
 
@@ -24,10 +26,15 @@ KNOWN = attrs.evolve(JOB, input=FOLDER / "in")
 
 
 def job_of(
-    *, text: bool = False, placeholder: bytes = b"null", is_rejecting: bool = True
+    *,
+    text: bool = False,
+    placeholder: bytes = b"null",
+    is_rejecting: bool = True,
+    rejected: str = "out.rejected",
 ) -> tuple[Contents, JobSettings]:
     """A finished job, of one rejected line."""
     settings = attrs.evolve(settings_for(FOLDER, text=text), placeholder=placeholder)
+    settings = attrs.evolve(settings, rejected=FOLDER / rejected)
     files = CrashFiles()
     files.put(settings.input, input_of(LINES))
     job = Job.open(settings, files)
@@ -131,6 +138,58 @@ def test_a_rejected_file_of_somebody_else_is_refused() -> None:
     damaged = {**without(data, RUN_NAME), FOLDER / "notes": b"mine\n"}
     with pytest.raises(UsageError, match="/d/notes, given for --rejected, has no record"):
         examine(Disk(files_with(damaged)), attrs.evolve(KNOWN, rejected=FOLDER / "notes"))
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("given", [None, FOLDER / "bad"])
+def test_the_rejected_file_is_the_one_with_the_mark(
+    lost: tuple[str, ...], given: Path | None
+) -> None:
+    data, settings = job_of(rejected="bad")
+    damaged = without(data, *lost)
+    check_the_same(damaged, attrs.evolve(KNOWN, rejected=given), settings)
+    files, plan = repaired(damaged, attrs.evolve(KNOWN, rejected=given))
+    assert files.get(settings.rejected) == data[settings.rejected]
+    assert not files.has(FOLDER / "out.rejected")
+    assert any(step.endswith("--rejected /d/bad") for step in plan.steps)
+    assert find_rejected(Disk(files_with(damaged)), KNOWN) == settings.rejected
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("name", ["out.rejected", "other"])
+def test_a_rejected_file_that_the_mark_contradicts_is_refused(
+    lost: tuple[str, ...], name: str
+) -> None:
+    data, _ = job_of(rejected="bad")
+    damaged = without(data, *lost)
+    with pytest.raises(
+        UsageError, match=r"/d/bad\.trioline says that /d/bad is\. .*--rejected /d/bad"
+    ):
+        examine(Disk(files_with(damaged)), attrs.evolve(KNOWN, rejected=FOLDER / name))
+
+
+def test_two_marked_files_are_asked_about() -> None:
+    data, settings = job_of(rejected="bad")
+    damaged = without(data, *LOST[1])
+    damaged[FOLDER / "worse.trioline"] = b'{"run_id":"1","output":"out"}'
+    with pytest.raises(UsageError, match=r"/d/bad and /d/worse are marked .* --rejected which"):
+        examine(Disk(files_with(damaged)), KNOWN)
+    check_the_same(damaged, attrs.evolve(KNOWN, rejected=settings.rejected), settings)
+    others = {
+        **without(data, RUN_NAME),
+        FOLDER / "worse.trioline": damaged.pop(FOLDER / "worse.trioline"),
+    }
+    check_the_same(others, KNOWN, settings)  # the checkpoint tells them apart
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_another_rejected_file_than_the_one_with_the_records_is_refused(
+    lost: tuple[str, ...],
+) -> None:
+    data, _ = job_of()
+    files = files_with(without(data, *lost))
+    with pytest.raises(UsageError, match=r"/d/bad, .*: /d/out\.rejected has its records"):
+        examine(Disk(files), attrs.evolve(KNOWN, rejected=FOLDER / "bad"))
 
 
 @pytest.mark.parametrize("lost", LOST[:2])

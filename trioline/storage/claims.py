@@ -60,6 +60,21 @@ def are_same(disk: Disk, one: Path, other: Path) -> bool:
     return found is not None and second is not None and found.is_same(second)
 
 
+def marked_files(disk: Disk, output: Path, run_id: str | None) -> list[Path]:
+    """The rejected files in an output's folder whose marks name it (and the run id, if given)."""
+    found = []
+    for name in sorted(disk.names(output.parent)):
+        path = output.with_name(name.removesuffix(STATE_SUFFIX) or name)
+        if not name.endswith(STATE_SUFFIX) or path.name == name:
+            continue
+        mark = _read(disk, claim_path(path))
+        if mark is None or not mark.run_id or run_id not in (None, mark.run_id):
+            continue
+        if are_same(disk, _named(path, mark), output):
+            found.append(path)
+    return found
+
+
 def check_claims(disk: Disk, settings: JobSettings, run: Run | None) -> None:
     """Refuse files that are another job's. Nothing is touched.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from pathlib import Path
+from shlex import quote
 
 import attrs
 
@@ -12,7 +13,7 @@ from trioline._version import __version__
 from trioline.config import JobSettings, default_rejected
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import SLOT_SPACING_BYTES, Checkpoint, CheckpointFile
-from trioline.storage.claims import check_claims
+from trioline.storage.claims import are_same, check_claims, claim_path, marked_files
 from trioline.storage.damage import STATE_SUFFIX, NewerFormat
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
@@ -34,12 +35,6 @@ class Given:
     def state(self) -> Path:
         """The job's folder."""
         return self.output.with_name(self.output.name + STATE_SUFFIX)
-
-    def rejected_path(self, run: Run | None) -> Path:
-        """Where the job's rejected lines are."""
-        if run is not None:
-            return run.rejected_path(self.output)
-        return self.rejected or default_rejected(self.output)
 
 
 @attrs.define
@@ -67,7 +62,10 @@ def find_rejected(disk: Disk, given: Given) -> Path:
     Raises:
         UsageError, StorageError: As ``identify``.
     """
-    return given.rejected_path(_read_run(disk, given, Notes()))
+    run = _read_run(disk, given, Notes())
+    if run is not None:
+        return run.rejected_path(given.output)
+    return _rejected_anew(disk, given, _read_slots(disk, given.state / CHECKPOINT_NAME, None))
 
 
 def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
@@ -84,10 +82,11 @@ def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
     is_run_lost = run is None
     if run is None:
         options = Options(text=settings.text, placeholder=settings.placeholder)
-        notes.steps.append(
-            f"write {given.state / RUN_NAME} anew, for {settings.input} with {options}"
-        )
         run = _new_run(disk, settings, last)
+        rejected = "" if run.rejected is None else f" --rejected {quote(str(settings.rejected))}"
+        notes.steps.append(
+            f"write {given.state / RUN_NAME} anew, for {settings.input} with {options}{rejected}"
+        )
     return Identity(settings=settings, run=run, last=last, is_run_lost=is_run_lost)
 
 
@@ -111,7 +110,10 @@ def _read_run(disk: Disk, given: Given, notes: Notes) -> Run | None:
     return run
 
 
-def _read_slots(disk: Disk, path: Path, run: Run | None, notes: Notes) -> Checkpoint | None:
+def _read_slots(
+    disk: Disk, path: Path, run: Run | None, notes: Notes | None = None
+) -> Checkpoint | None:
+    notes = notes or Notes()
     if disk.stat(path) is None:
         notes.found.append(f"{path} is missing")
         return None
@@ -147,7 +149,7 @@ def _settings(disk: Disk, given: Given, run: Run | None, last: Checkpoint | None
         output=given.output,
         text=run.text,
         placeholder=run.placeholder.encode(),
-        rejected=given.rejected_path(run),
+        rejected=run.rejected_path(given.output),
         max_line_bytes=1 << 30,
     )
     check_match(disk, run, settings, check_paths(disk, settings))
@@ -172,13 +174,34 @@ def _settings_anew(disk: Disk, given: Given, last: Checkpoint | None) -> JobSett
     settings = JobSettings(
         input=given.input or Path(),
         output=given.output,
-        rejected=given.rejected_path(None),
+        rejected=_rejected_anew(disk, given, last),
         max_line_bytes=1 << 30,
     )
     check_paths(disk, settings)
     check_claims(disk, settings, None)
     options = find_options(disk, settings, last, text=given.text, placeholder=given.placeholder)
     return attrs.evolve(settings, text=options.text, placeholder=options.placeholder)
+
+
+def _rejected_anew(disk: Disk, given: Given, last: Checkpoint | None) -> Path:
+    """Where a job's rejected lines are: a mark knows it better than who asks."""
+    marked = marked_files(disk, given.output, None if last is None else last.run_id.hex())
+    path = given.rejected
+    if not marked:
+        return path or default_rejected(given.output)
+    if path is None and len(marked) == 1:
+        return marked[0]
+    if path is None:
+        names = " and ".join(str(one) for one in marked)
+        raise UsageError(
+            f"{names} are marked as this job's rejected file: say with --rejected which one it is."
+        )
+    if not any(are_same(disk, path, one) for one in marked):
+        raise UsageError(
+            f"{path}, given for --rejected, is not this job's: {claim_path(marked[0])} says that"
+            f" {marked[0]} is. Leave the option out, or say --rejected {quote(str(marked[0]))}."
+        )
+    return path
 
 
 def _new_run(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> Run:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from trioline.config import JobSettings
+from trioline.config import JobSettings, default_rejected
 from trioline.errors import UsageError
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import (
@@ -27,7 +27,7 @@ from trioline.storage.checksums import (
     Table,
     crc_of,
 )
-from trioline.storage.claims import claim_path, is_mark
+from trioline.storage.claims import are_same, claim_path, is_mark
 from trioline.storage.files import Disk, File
 from trioline.storage.repair.forms import first_no_json, is_json
 from trioline.storage.repair.line_file import LineFile
@@ -133,20 +133,38 @@ def _text(look: _Look, text: bool | None) -> bool:
 
 
 def _check_rejected(disk: Disk, settings: JobSettings, last: Checkpoint | None) -> None:
-    """Refuse a rejected file of somebody else, which would be replaced."""
-    path = settings.rejected
-    if not disk.size(path) or is_mark(disk, claim_path(path)):
+    """Refuse a rejected file of somebody else, or one that is not the one with the records."""
+    path, usual = settings.rejected, default_rejected(settings.output)
+    if is_mark(disk, claim_path(path)) or are_same(disk, path, usual):
         return  # with a mark it is this job's: else it had been refused
-    if last is not None and last.rejected_bytes:
-        with disk.open(path, os.O_RDONLY) as file:
-            if crc_of(file.read, 0, last.rejected_bytes) == last.rejected_crc:
-                return
+    if _is_vouched(disk, path, last):
+        return
+    if disk.size(path) and not _has_record(disk, settings):
+        raise UsageError(
+            f"{path}, given for --rejected, has no record of a line of {settings.input} from"
+            " byte 0 on: name the file that the job had."
+        )
+    if is_mark(disk, claim_path(usual)):
+        return  # another job's, by that
+    is_only = not disk.size(path) and _has_record(disk, attrs.evolve(settings, rejected=usual))
+    if is_only or _is_vouched(disk, usual, last):
+        raise UsageError(
+            f"{path}, given for --rejected, is not this job's: {usual} has its records. Leave the"
+            " option out."
+        )
+
+
+def _is_vouched(disk: Disk, path: Path, last: Checkpoint | None) -> bool:
+    """Whether the checkpoint vouches for the records of a file."""
+    if last is None or not last.rejected_bytes or not disk.size(path):
+        return False
+    with disk.open(path, os.O_RDONLY) as file:
+        return crc_of(file.read, 0, last.rejected_bytes) == last.rejected_crc
+
+
+def _has_record(disk: Disk, settings: JobSettings) -> bool:
     with contextlib.closing(good_records(disk, settings)) as records:
-        if next(records, None) is None and path.name != settings.output.name + ".rejected":
-            raise UsageError(
-                f"{path}, given for --rejected, has no record of a line of {settings.input} from"
-                " byte 0 on: name the file that the job had."
-            )
+        return next(records, None) is not None
 
 
 class _Look:
