@@ -234,6 +234,8 @@ def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path, name: 
     with pytest.raises(StorageError, match="moved or removed while the job ran") as caught:
         job.sync(job.source.offset_of(DURABLE + 1))
     assert caught.value.path == str(settings.state)
+    assert "Put it back" in str(caught.value)
+    assert "Nothing acknowledged is lost" not in str(caught.value)
     job.close()
 
 

@@ -837,7 +837,7 @@ def _remove_state(settings: JobSettings) -> None:
         (damage_output_gone, "moved, replaced or removed"),
         (damage_output_short, "it has 5 bytes instead of"),
         (damage_rejected_short, "out.rejected was changed.*it has 5 bytes"),
-        (_remove_state, "out.trioline was moved or removed"),
+        (_remove_state, "out.trioline was moved or removed .* Put it back, .* only there"),
     ],
 )
 def test_changes_under_a_running_job_end_it(

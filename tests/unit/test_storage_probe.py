@@ -141,7 +141,9 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert all(line.split()[0] in ("ok", "warning") for line in told.stdout.splitlines())
     body = json.loads(invoke("doctor", "--json", tmp_path / "out", capture=capture).stdout)
     assert body["ok"] is True
-    assert [check["name"] for check in body["checks"]] == ["file system", *PROBES]
+    assert [check["name"] for check in body["checks"]] == ["path", "file system", *PROBES]
+    assert f"{tmp_path / 'out'} is not there" in body["checks"][0]["text"]
+    assert f"its folder, {tmp_path}" in body["checks"][0]["text"]
     assert not list(tmp_path.iterdir())
     refused = invoke("doctor", tmp_path / "no" / "out", capture=capture)
     assert (refused.code, "make it first" in refused.stderr) == (EXIT_USAGE, True)

@@ -115,6 +115,32 @@ def test_what_cannot_be_retried_is_refused_and_nothing_is_left_open() -> None:
     assert files.open_count == 0
 
 
+@pytest.mark.parametrize("name", ["run.json", "checkpoint"])
+def test_a_job_that_lost_what_describes_it_is_sent_to_repair(name: str) -> None:
+    files, settings = make()
+    files.unlink(settings.state / name)
+    with pytest.raises(StorageError, match=f"{name} is missing.* `trioline repair /d/out`"):
+        Retry.open(settings, files)
+    assert files.open_count == 0
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint"])
+def test_damage_of_the_retrys_own_files_names_the_folder_to_remove(name: str) -> None:
+    """There is no ``retry --fresh``, and ``serve --fresh`` would throw the job itself away."""
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    Job.open(retry.settings, files).close()
+    retry.close()
+    files.put(retry.settings.state / name, b"")
+    retry = Retry.open(settings, files)
+    with pytest.raises(
+        StorageError, match=r"last resort is to remove /d/out.trioline/retry:"
+    ) as it:
+        Job.open(retry.settings, files)
+    assert "--fresh" not in str(it.value)
+    retry.close()
+
+
 def test_a_damaged_rejected_file_is_named() -> None:
     files, settings = make()
     records = files.get(settings.rejected)

@@ -12,6 +12,9 @@ from pathlib import Path
 from trioline.errors import StorageError
 
 STATE_SUFFIX = ".trioline"
+RETRY_FOLDER = "retry"
+"""In a job's state: what a retry needs, which can always be done without."""
+RETRY_RESULTS = "results"
 
 
 def output_of(state: Path) -> Path:
@@ -25,6 +28,12 @@ def way_out(output: Path, *, is_known: bool = True) -> str:
     Args:
         is_known: Whether ``run.json`` says whose files these are: else --fresh refuses, too.
     """
+    if output.name == RETRY_RESULTS and output.parent.name == RETRY_FOLDER:
+        return (
+            "It was left as it is. Put it back from a copy, or see what `trioline repair"
+            f" {shlex.quote(str(output))}` can save. The last resort is to remove {output.parent}:"
+            " then the same command runs all rejected lines anew."
+        )
     last = (
         "--fresh, which throws the old answers away"
         if is_known

@@ -24,7 +24,7 @@ from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.journal import taken_over
-from trioline.storage.lock import Lock
+from trioline.storage.lock import FOLDER_GONE, Lock
 from trioline.storage.merge import Merge
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import (
@@ -324,7 +324,7 @@ class Job:
         self._answers.check()
         state = self.settings.state
         if not self._checkpoints.is_in_place():
-            raise StorageError(f"{state} was moved or removed while the job ran.", state)
+            raise StorageError(f"{state} {FOLDER_GONE}", state)
         newest = self._checkpoints.read(self._last.run_id)
         if newest.epoch != self._last.epoch:
             raise taken_over(state)

@@ -80,6 +80,12 @@ class Owner:
         return f"process {self.pid} on {self.host}"
 
 
+FOLDER_GONE = (
+    "was moved or removed while the job ran: this server ends. Put it back, then start the same"
+    " command again. Results that waited in its journal are only there."
+)
+
+
 class Lock:
     """Held from construction until ``close``.
 
@@ -225,6 +231,9 @@ class Lock:
         """
         found = self._disk.stat(self._path)
         if found is None or not found.is_same(self._identity):
+            folder = self._path.parent
+            if self._disk.stat(folder) is None:
+                raise StorageError(f"{folder} {FOLDER_GONE}", folder)
             raise StorageError(
                 f"{self._path} was moved or removed while the job ran, so that another server may"
                 " have taken over: this one ends. Nothing acknowledged is lost. Start the same"

@@ -16,6 +16,7 @@ import msgspec
 from trioline.config import JobSettings, behind_links
 from trioline.errors import StorageError, UsageError
 from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.damage import RETRY_FOLDER, RETRY_RESULTS
 from trioline.storage.files import Disk
 
 _MAX_BYTES = 1024 * 1024
@@ -32,7 +33,7 @@ class RetryFiles:
     @property
     def folder(self) -> Path:
         """All but the new files is in here."""
-        return self.settings.state / "retry"
+        return self.settings.state / RETRY_FOLDER
 
     @property
     def lines(self) -> Path:
@@ -57,7 +58,7 @@ class RetryFiles:
     @property
     def results(self) -> Path:
         """The output of the job that runs them again."""
-        return self.folder / "results"
+        return self.folder / RETRY_RESULTS
 
     @property
     def rejected(self) -> Path:

@@ -63,6 +63,9 @@ def probe(path: Path) -> Iterator[Check]:
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}: make it first.")
+    if not os.path.lexists(path):
+        text = f"{path} is not there; what follows is true of its folder, {folder}"
+        yield Check(name="path", level="warning", text=text)
     yield _file_system(folder)
     try:
         own = Path(tempfile.mkdtemp(prefix=".trioline-doctor-", dir=folder))

@@ -18,6 +18,7 @@ import attrs
 
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
+from trioline.storage import damage
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.claims import check_claims
 from trioline.storage.files import Disk, File
@@ -28,7 +29,7 @@ from trioline.storage.opening import CHECKPOINT_NAME, LOCK_NAME, check_paths
 from trioline.storage.output import GrowingFile
 from trioline.storage.retry.replacing import finish_swap, prepare_swap
 from trioline.storage.retry_files import Plan, RetryFiles, clear, damaged, read_plan, write_record
-from trioline.storage.run import Run, check_match, read_run
+from trioline.storage.run import RUN_NAME, Run, check_match, read_run
 from trioline.storage.system import Files, OsFiles
 from trioline.storage.verify.marks import Record, read_records
 from trioline.storage.verify.pieces import READ_BYTES, pieces
@@ -136,6 +137,9 @@ class Retry:
 def _find(disk: Disk, settings: JobSettings) -> tuple[Run, int]:
     input_bytes = check_paths(disk, settings)
     run = read_run(disk, settings.state)
+    if run is None and disk.size(settings.output) and disk.names(settings.state):
+        what = "is missing, but a job was here"
+        raise damage.damaged(settings.state / RUN_NAME, what, settings.output, is_known=False)
     if run is None:
         raise UsageError(
             f"There is no job with the output {settings.output}: `trioline serve` and `trioline"
@@ -145,7 +149,10 @@ def _find(disk: Disk, settings: JobSettings) -> tuple[Run, int]:
 
 
 def _read_last(disk: Disk, settings: JobSettings, run: Run) -> Checkpoint:
-    with contextlib.closing(CheckpointFile(disk, settings.state / CHECKPOINT_NAME)) as slots:
+    path = settings.state / CHECKPOINT_NAME
+    if disk.stat(path) is None:
+        raise damage.damaged(path, "is missing", settings.output)
+    with contextlib.closing(CheckpointFile(disk, path)) as slots:
         slots.sync()
         return slots.read(run.id_bytes)
 
