@@ -189,7 +189,7 @@ def test_a_repair_has_only_what_was_handed_in_with_it_answered_again(
     plan = mend_all(files, Given(output=settings.output))
     first = line // BLOCK * BLOCK
     assert (
-        f"was changed in lines {first} to {first + 63}, of which the journal has answers"
+        f"was changed in lines {first} to {first + 63}, of which there are answers"
         in (plan.found[0])
     )
     frames = {100: range(STUCK + 1, 128), 249: range(192, 250)}

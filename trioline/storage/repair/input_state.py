@@ -1,71 +1,146 @@
-"""What of the journal answers an input that is another one now: by the sums that it has of it."""
+"""What of the journal answers an input that is another one now, or says what that was once.
+
+Of a block of which the table speaks, the table decides; of the others the sums that the journal has
+of the input. All answers of a changed block are dropped, else they would come back with the replay.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 
 import attrs
 
-from trioline.storage.checksums import BLOCK_LINES
+from trioline.storage.checkpoint import Checkpoint
+from trioline.storage.checksums import BLOCK_LINES, Proof
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.input_ahead import known_of, sums_from
 from trioline.storage.repair.given import Identity, Notes
-from trioline.storage.repair.output_state import named
+from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.salvage import Piece, Scan
-from trioline.storage.repair.sums import add_block
+from trioline.storage.repair.sums import Sums, add_block, named
 
 
-def without_changed_input(
-    disk: Disk, job: Identity, scans: list[Scan], line_count: int, notes: Notes
-) -> list[Scan]:
-    """The journal without the frames that answer lines in blocks of the input that were changed."""
-    durable = 0 if job.last is None else job.last.line_count
-    pieces = [piece for scan in scans for piece in scan.pieces]
-    wrong = _changed_blocks(disk, job, pieces)
-    dropped = [piece for piece in pieces if piece.end > durable and _is_in(piece, wrong)]
-    if not dropped:
-        return scans
-    answered = [number for number in sorted(wrong) if any(_is_in(one, {number}) for one in dropped)]
-    stretches: list[tuple[int, int]] = []
-    for number in answered:
-        add_block(stretches, number)
-    path = job.settings.input
-    notes.found.append(
-        f"{path} was changed in {named(stretches, line_count)}, of which the journal has answers"
+@attrs.frozen
+class Changes:
+    """The blocks of the input that are not what was answered."""
+
+    by_sums: frozenset[int] = frozenset()
+    """By the table, or by the checkpoint."""
+    by_journal: frozenset[int] = frozenset()
+    """By the journal alone; of the block that the checkpoint ends in, the lines behind it."""
+    outdated: frozenset[int] = frozenset()
+    """Blocks that are as the table has them: the journal has what they were before that."""
+
+    @property
+    def lines(self) -> Ranges:
+        """All lines of changed blocks."""
+        return _lines(self.by_sums | self.by_journal)
+
+
+def find_changes(
+    disk: Disk, job: Identity, scans: list[Scan], sums: Sums, changed: list[tuple[int, int]]
+) -> Changes:
+    """Put together what is known of the input.
+
+    Args:
+        changed: First and last blocks of the stretches that the sums name.
+    """
+    by_sums = {number for first, last in changed for number in range(first, last + 1)}
+    if changed and job.last is not None:  # lines may be gone with their newlines
+        by_sums.update(range(sums.block_count, -(-job.last.line_count // BLOCK_LINES)))
+    others = _others(disk, job, scans)
+    in_table = {number for number in others if _is_in_table(number, job.last, sums)}
+    return Changes(
+        frozenset(by_sums), frozenset(others - in_table - by_sums), frozenset(in_table - by_sums)
     )
-    notes.steps.append(
-        f"drop these from the journal, with what was handed in together: {len(dropped)} frames"
-    )
-    return [_without(scan, dropped) for scan in scans]
 
 
-def _changed_blocks(disk: Disk, job: Identity, pieces: list[Piece]) -> set[int]:
+def _is_in_table(number: int, last: Checkpoint | None, sums: Sums) -> bool:
+    if last is not None:
+        return number < Proof.of_output(last).block_count
+    return sums.at(number).is_known
+
+
+def _others(disk: Disk, job: Identity, scans: list[Scan]) -> set[int]:
+    """The blocks that are not what the journal has of them."""
     known: dict[int, int] = {}
-    for piece in pieces:
-        if piece.kind is Kind.INPUT:
-            known.update(known_of(piece.first, piece.sums))
-    first = 0 if job.last is None else job.last.line_count // BLOCK_LINES
-    end = max(known, default=-1) + 1
-    wrong = set()
+    for scan in scans:
+        for piece in scan.pieces:
+            if piece.kind is Kind.INPUT:
+                known.update(known_of(piece.first, piece.sums))
+    if not known:
+        return set()
+    # From the beginning: where lines were edited, the checkpoint's byte is not their end any more.
     with disk.open(job.settings.input, os.O_RDONLY) as file:
-        sums = sums_from(file.read, file.stat().size, job.last)
-        for number in range(first, end):
-            crc = next(sums, 0)
-            if known.get(number, crc) != crc:
-                wrong.add(number)
-    return wrong
+        end = max(known) + 1
+        found = dict(enumerate(islice(sums_from(file.read, file.stat().size, None), end)))
+    return {number for number, crc in known.items() if found.get(number, 0) != crc}
 
 
-def _is_in(piece: Piece, blocks: set[int]) -> bool:
-    """Whether a frame answers lines of one of some blocks."""
-    if not blocks or not piece.is_settling:
+def without_changed(
+    scans: list[Scan], changes: Changes, base_end: int, durable: int, notes: Notes
+) -> list[Scan]:
+    """The journal without what answers lines of changed blocks behind the base.
+
+    Where lines from before the durable point are to be answered by the journal once more, also
+    without the frames that have outdated sums of them: a start would hold the input against these.
+    """
+    lines = changes.lines
+    outdated = changes.outdated if base_end < durable else frozenset()
+    kept = [
+        tuple(
+            piece
+            for piece in scan.pieces
+            if not _is_answer(piece, lines, base_end) and not _is_outdated(piece, outdated)
+        )
+        for scan in scans
+    ]
+    count = sum(_is_answer(piece, lines, base_end) for scan in scans for piece in scan.pieces)
+    if count:
+        notes.steps.append(
+            "drop the answers of these lines from the journal, with what was handed in together:"
+            f" {count} frames"
+        )
+    return [
+        scan if len(pieces) == len(scan.pieces) else attrs.evolve(scan, pieces=pieces)
+        for scan, pieces in zip(scans, kept, strict=True)
+    ]
+
+
+def tell_changes_ahead(
+    job: Identity,
+    changes: Changes,
+    answered: Iterable[tuple[int, int]],
+    line_count: int,
+    notes: Notes,
+) -> None:
+    """Name the blocks that only the journal knows, where any of their lines was answered."""
+    lines = Ranges(answered)
+    stretches: list[tuple[int, int]] = []
+    for number in sorted(changes.by_journal):
+        if lines.has_any(number * BLOCK_LINES, (number + 1) * BLOCK_LINES):
+            add_block(stretches, number)
+    if stretches:
+        path = job.settings.input
+        notes.found.append(
+            f"{path} was changed in {named(stretches, line_count)}, of which there are answers"
+        )
+
+
+def _is_answer(piece: Piece, lines: Ranges, base_end: int) -> bool:
+    """Whether a frame answers any of some lines; one that the base has all of is not read again."""
+    is_replayed = piece.is_settling and piece.end > base_end
+    return is_replayed and lines.has_any(piece.first, piece.end)
+
+
+def _is_outdated(piece: Piece, blocks: frozenset[int]) -> bool:
+    if piece.kind is not Kind.INPUT or not blocks:
         return False
-    return not blocks.isdisjoint(
-        range(piece.first // BLOCK_LINES, (piece.end - 1) // BLOCK_LINES + 1)
-    )
+    return any(number in blocks for number, _ in known_of(piece.first, piece.sums))
 
 
-def _without(scan: Scan, dropped: list[Piece]) -> Scan:
-    kept = tuple(piece for piece in scan.pieces if piece not in dropped)
-    return scan if len(kept) == len(scan.pieces) else attrs.evolve(scan, pieces=kept)
+def _lines(blocks: Iterable[int]) -> Ranges:
+    return Ranges((number * BLOCK_LINES, (number + 1) * BLOCK_LINES) for number in blocks)

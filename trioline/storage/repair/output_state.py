@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
@@ -18,14 +18,16 @@ from trioline.storage.frames import Kind
 from trioline.storage.output import GrowingFile
 from trioline.storage.repair.forms import is_json, is_text
 from trioline.storage.repair.given import Identity, Notes
+from trioline.storage.repair.input_state import Changes, find_changes
 from trioline.storage.repair.line_file import LineFile
+from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.salvage import Piece, Scan
-from trioline.storage.repair.sums import Sums
+from trioline.storage.repair.sums import Sums, named
 from trioline.storage.repair.told import Told
 from trioline.storage.repair.walk import Run, Walk
 
 _MAX_TOLD = 5
-"""Changed stretches that are told one by one."""
+"""Disproved lines that are told one by one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +39,8 @@ class Kept:
     is_held: bool
     """Whether it is all that the checkpoint says."""
     is_table_good: bool
+    changes: Changes
+    """Of the input."""
     assumed: list[tuple[int, int]] = attrs.field(factory=list)
     """First line and end of stretches that have but their form to speak for them."""
 
@@ -66,15 +70,19 @@ def look_at_output(
             opened.callback(table.close)
         sums = Sums(table, last, _end(disk, job, scans, line_count))
         changed = _changes_of_input(disk, job, sums)
+        _tell_changes(settings.input, changed, sums.end, notes)
+        changes = find_changes(disk, job, scans, sums, changed)
+        sums.others = changes.by_journal
+        none = Kept(runs=[], is_held=False, is_table_good=sums.is_table_good, changes=changes)
         if disk.stat(settings.output) is None:
-            return Kept(runs=[], is_held=False, is_table_good=sums.is_table_good)
+            return none
         file = opened.enter_context(disk.open(settings.output, os.O_RDONLY))
         if last is not None and not changed and not sums.are_outputs_vouched:
             proof = Proof.of_output(last)
             if proof.holds(file.read):
                 run = Run(0, proof.line_count, 0, proof.length)
                 runs = [run] if run.count else []
-                return Kept(runs=runs, is_held=is_held, is_table_good=False)
+                return attrs.evolve(none, runs=runs, is_held=is_held, is_table_good=False)
         size = file.stat().size
         told = Told(disk, scans, job.run.id_bytes, settings.placeholder)
         opened.callback(told.close)
@@ -87,13 +95,12 @@ def look_at_output(
             told=told,
         )
         runs = list(walk.runs())
-    _tell_changes(settings.input, changed, sums.end, notes)
     _tell_changes(settings.output, walk.refuted, sums.end, notes)
     for line, byte in walk.disproved[:_MAX_TOLD]:
         notes.found.append(
             f"{settings.output}: line {line} (byte {byte}) is not what the journal has of it"
         )
-    kept = Kept(runs=runs, is_held=is_held, is_table_good=sums.is_table_good, assumed=walk.assumed)
+    kept = attrs.evolve(none, runs=runs, is_held=is_held, assumed=walk.assumed)
     if last is not None:
         prefix = kept.prefix
         whole = not prefix.unknown and (prefix.end, prefix.length) == (
@@ -200,17 +207,6 @@ def _tell_changes(path: Path, blocks: list[tuple[int, int]], end: int, notes: No
         notes.found.append(f"{path} was changed in {named(blocks, end)}")
 
 
-def named(blocks: list[tuple[int, int]], end: int) -> str:
-    """Stretches of blocks by their lines; the last of all is the one before ``end``."""
-    told = [
-        f"lines {first * BLOCK_LINES} to {min((last + 1) * BLOCK_LINES, end) - 1}"
-        for first, last in blocks[:_MAX_TOLD]
-    ]
-    if len(blocks) > _MAX_TOLD:
-        told.append(f"{len(blocks) - _MAX_TOLD} more places")
-    return ", ".join(told)
-
-
 def _check_vouched(disk: Disk, path: Path, kept: Kept, last: Checkpoint) -> None:
     """Refuse an output that was edited where nothing records what it was."""
     prefix = kept.prefix
@@ -239,6 +235,13 @@ def told_by_journal(disk: Disk, path: Path, pieces: Iterable[Piece], base: Run) 
                 continue
             runs.append(behind(lines, Run(piece.first, count, region.offset, region.length), base))
     return runs
+
+
+def outside(lines: LineFile, run: Run, changed: Ranges) -> Iterator[Run]:
+    """The parts of a run that have none of some lines."""
+    for first, end in changed.gaps(run.first, run.end):
+        begin = run.offset + lines.block(run.offset, first - run.first).length
+        yield Run(first, end - first, begin, lines.block(begin, end - first).length)
 
 
 def behind(lines: LineFile, run: Run, base: Run) -> Run:

@@ -21,12 +21,13 @@ from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
-from trioline.storage.repair.input_state import without_changed_input
+from trioline.storage.repair.input_state import tell_changes_ahead, without_changed
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
     behind,
     look_at_output,
+    outside,
     told_by_journal,
 )
 from trioline.storage.repair.ranges import Ranges
@@ -145,13 +146,13 @@ def examine(disk: Disk, given: Given) -> Plan:
     segments = damaged_segments(all_scans, last, notes)
     is_journal_damaged = has_gaps or bool(segments)
     line_count = _line_count(disk, job.settings)
-    scans = without_changed_input(disk, job, all_scans, line_count, notes)
+    kept = look_at_output(disk, job, all_scans, line_count, notes)
+    is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
+    base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
+    scans = _fitting_journal(job, all_scans, kept, base, line_count, notes)
     segments = [
         scan for old, scan in zip(all_scans, scans, strict=True) if old in segments or old != scan
     ]
-    kept = look_at_output(disk, job, scans, line_count, notes)
-    is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
-    base = _find_base(disk, job, scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     rescued, told = _rescued(disk, job, scans, kept, base)
     journal = Journal(
         records=records_in(disk, scans, job.run.id_bytes), results=known_results(_pieces(scans))
@@ -291,6 +292,18 @@ def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:
     return f"is damaged: its first {needed} bytes are not what was written"
 
 
+def _fitting_journal(
+    job: Identity, scans: list[Scan], kept: Kept, base: Base, line_count: int, notes: Notes
+) -> list[Scan]:
+    """The journal without the answers of lines that are others now; says which these are."""
+    durable = 0 if job.last is None else job.last.line_count
+    settled = [piece.lines for piece in _pieces(scans) if piece.is_settling]
+    answered = [*settled, *_lines_of(kept.runs)]
+    behind_base = [(max(first, base.lines), end) for first, end in answered if end > base.lines]
+    tell_changes_ahead(job, kept.changes, behind_base, line_count, notes)
+    return without_changed(scans, kept.changes, base.lines, durable, notes)
+
+
 def _rescued(
     disk: Disk, job: Identity, scans: list[Scan], kept: Kept, base: Base
 ) -> tuple[list[Run], list[Run]]:
@@ -300,7 +313,9 @@ def _rescued(
     if disk.stat(output) is not None:
         with disk.open(output, os.O_RDONLY) as file:
             lines = LineFile(file)
-            rescued = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
+            runs = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
+            changed = kept.changes.lines
+            rescued = [part for run in runs for part in outside(lines, run, changed)]
     held = Ranges([*_held(scans), *_lines_of(rescued)])
     told = told_by_journal(disk, output, _pieces(scans), base.run)
     return rescued, [run for run in told if not held.has_all(run.first, run.end)]

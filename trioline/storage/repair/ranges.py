@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class Ranges:
@@ -26,6 +26,23 @@ class Ranges:
         """Whether all lines from ``first`` to ``end`` are in it."""
         at = bisect_right(self.firsts, first) - 1
         return at >= 0 and end <= self.ends[at]
+
+    def has_any(self, first: int, end: int) -> bool:
+        """Whether any of the lines from ``first`` to ``end`` is in it."""
+        at = bisect_right(self.ends, first)
+        return at < len(self.firsts) and self.firsts[at] < end
+
+    def gaps(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The lines from ``first`` to ``end`` that are not in it."""
+        at = bisect_right(self.ends, first)
+        for begin, stop in zip(self.firsts[at:], self.ends[at:], strict=True):
+            if begin >= end:
+                break
+            if first < begin:
+                yield first, begin
+            first = stop
+        if first < end:
+            yield first, end
 
     def hull(self, first: int, end: int) -> range:
         """The fewest lines in a row that are all of it from ``first`` to ``end``."""

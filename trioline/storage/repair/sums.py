@@ -18,6 +18,8 @@ from trioline.storage.repair.line_file import LineFile
 
 _TABLE_ENTRIES = 4_096
 """Read at a time."""
+_MAX_TOLD = 5
+"""Changed stretches that are told one by one."""
 
 
 class Sums:
@@ -49,6 +51,8 @@ class Sums:
         self._entries: list[Entry] = []
         self._bad_inputs = bytearray(self.block_count)
         self._is_input_certain = False
+        self.others: frozenset[int] = frozenset()
+        """Blocks without sums whose input is another one by what else is known."""
 
     def size(self, number: int) -> int:
         """How many lines a block has."""
@@ -128,3 +132,14 @@ def add_block(stretches: list[tuple[int, int]], number: int) -> None:
         stretches[-1] = stretches[-1][0], number
     else:
         stretches.append((number, number))
+
+
+def named(blocks: list[tuple[int, int]], end: int) -> str:
+    """Stretches of blocks by their lines; the last of all is the one before ``end``."""
+    told = [
+        f"lines {first * BLOCK_LINES} to {min((last + 1) * BLOCK_LINES, end) - 1}"
+        for first, last in blocks[:_MAX_TOLD]
+    ]
+    if len(blocks) > _MAX_TOLD:
+        told.append(f"{len(blocks) - _MAX_TOLD} more places")
+    return ", ".join(told)

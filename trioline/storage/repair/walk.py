@@ -164,7 +164,9 @@ class Walk:
             size, entry = sums.size(number), sums.at(number)
             block = self._lines.block(at, size)
             first = number * BLOCK_LINES
-            if not entry.is_known:
+            if not entry.is_known and number in sums.others:
+                is_good = block.count == size
+            elif not entry.is_known:
                 found = 0
                 for part in self._unsummed_parts(first, at, block.count):
                     found += part.count
