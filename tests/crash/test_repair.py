@@ -30,7 +30,7 @@ from damage_helpers import (
     judge,
     paths_of,
 )
-from processes import Plain, invoke, numbers, serving
+from processes import Plain, invoke, numbers, serving, trioline
 from processes import contents as on_disk
 from repair_helpers import (
     COPIES,
@@ -545,3 +545,17 @@ def test_what_is_no_job_is_said(
     refused = invoke("repair", "nothing", capture=capfd.readouterr)
     assert (refused.code, "no folder" in refused.stderr) == (2, True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_journal_that_is_gone_leaves_the_count_open(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"1\n" * 10)
+    command = "in", "out", "--quiet", "--drain", "0"
+    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
+        plain.get_lines(10)
+        plain.done_lines(4, [b"1"] * 3)
+        assert server.stop().code == 4
+    for path in (tmp_path / "out.trioline").glob("journal-*"):
+        path.unlink()
+    told = trioline("repair", "out", cwd=tmp_path)
+    assert "0 or more were done before; what was in the journal is not known" in told.stdout, told

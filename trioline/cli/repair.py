@@ -112,7 +112,7 @@ def _tell(plan: Plan) -> None:
     counts = plan.counts
     done = f"{counts.redone:,} were done before" if counts.redone else "none was done before"
     if plan.is_journal_damaged:
-        done += ", and those that only damaged parts of the journal had"
+        done = f"{counts.redone:,} or more were done before; what was in the journal is not known"
     click.echo(
         f"Then {counts.written:,} lines are in the output, {counts.ahead:,} wait in the journal for"
         f" their turn, and {counts.open:,} are to be computed{f': {done}' if counts.open else ''}."
