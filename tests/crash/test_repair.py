@@ -559,3 +559,24 @@ def test_a_journal_that_is_gone_leaves_the_count_open(tmp_path: Path) -> None:
         path.unlink()
     told = trioline("repair", "out", cwd=tmp_path)
     assert "0 or more were done before; what was in the journal is not known" in told.stdout, told
+
+
+@pytest.mark.slow
+def test_a_state_folder_that_is_gone_has_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"1\n" * 10)
+    command = "in", "out", "--quiet", "--drain", "0"
+    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
+        plain.get_lines(10)
+        plain.done_lines(0, [b"7"] * 3)
+        assert server.stop().code == 4
+    (tmp_path / "out.trioline").rename(tmp_path / "away")
+    told = trioline("repair", "out", "--yes", cwd=tmp_path)
+    assert (told.code, "make an empty one" in told.stderr) == (2, True)
+    (tmp_path / "out.trioline").mkdir()
+    mended = trioline("repair", "out", "--input", "in", "--yes", cwd=tmp_path)
+    assert mended.code == 0, mended
+    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
+        plain.get_lines(10)
+        plain.done_lines(3, [b"8"] * 7)
+        assert server.wait().code == 0
+    assert (tmp_path / "out").read_bytes() == b"7\n" * 3 + b"8\n" * 7

@@ -71,7 +71,11 @@ def repair_command(
         rejected=rejected_path,
     )
     if not given.state.is_dir():
-        raise UsageError(f"There is no job at {output}: {given.state} is no folder.")
+        raise UsageError(
+            f"There is no job at {output}: {given.state} is no folder. If it was lost, make an"
+            " empty one, and say with --input what the job's input is: the lines of the output that"
+            " are whole are kept then."
+        )
     disk = Disk(OsFiles())
     with contextlib.closing(Lock(disk, given.state / LOCK_NAME)) as lock:
         files = given.output, find_rejected(disk, given)
