@@ -39,7 +39,9 @@ class LineFile:
         self._guess = 0
 
     def block(self, at: int, count: int) -> Block:
-        """The next ``count`` lines from a byte on."""
+        """The next ``count`` lines from a byte on; none are a block of no bytes."""
+        if not count:
+            return Block(0, 0, 0)
         length = self._length_of(at - self._begin, count)
         if not length:
             self._begin, self._data = at, self._file.read(_READ_BYTES, at)
