@@ -169,15 +169,19 @@ def records_of(files: CrashFiles, settings: JobSettings) -> list[bytes]:
     return list(files.get(settings.rejected).splitlines())
 
 
+def length_of(data: bytes) -> int:
+    """How long a file is, without most of the zeros at its end."""
+    return min(len(data), len(data.rstrip(b"\0")) + SOME_ZEROS)
+
+
 def verdicts(
     data: Contents, path: Path, settings: JobSettings, *, durable: set[int], step: int = 1
 ) -> Counter[str]:
     """Change every byte of one file in every way; of zeros behind its end, some."""
     counts: Counter[str] = Counter()
     original = data[path]
-    end = min(len(original), len(original.rstrip(b"\0")) + SOME_ZEROS)
     for change in CHANGES:
-        for at in range(0, end, step):
+        for at in range(0, length_of(original), step):
             damaged = change(original, at)
             if damaged == original:
                 counts["same"] += 1

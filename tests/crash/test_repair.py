@@ -28,6 +28,7 @@ from damage_helpers import (
     half_done,
     inverted,
     judge,
+    length_of,
     paths_of,
 )
 from processes import Plain, invoke, numbers, serving, trioline
@@ -104,7 +105,7 @@ def test_what_a_start_refuses_is_mended(fsync: Fsync, name: str, done: bool, is_
     counts: Counter[str] = Counter()
     for path in paths_of(data):
         for change in CHANGES if path.name.startswith(name) else ():
-            for at in places(name, len(data[path]), is_big=is_big):
+            for at in places(name, length_of(data[path]), is_big=is_big):
                 how, redone = outcome({**data, path: change(data[path], at)}, settings)
                 counts[how] += 1
                 counts["recomputed"] += redone
