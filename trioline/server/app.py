@@ -22,6 +22,7 @@ from trioline.config import SERVER_STALL_SECONDS, Address, LeaseSettings, Server
 from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
 from trioline.ledger import Ledger, Rejected, Tried
 from trioline.server.connection import Connection
+from trioline.server.control import Control
 from trioline.server.dispatch import Dispatch
 from trioline.server.grants import Grants
 from trioline.server.health import Health
@@ -94,10 +95,18 @@ class Server:
             peers=self._peers,
             health=self._health,
         )
-        self._dispatch = Dispatch(
+        control = Control(
             job=job,
             ledger=self._ledger,
             settings=settings,
+            grants=self._grants,
+            peers=self._peers,
+            health=self._health,
+        )
+        self._dispatch = Dispatch(
+            job=job,
+            ledger=self._ledger,
+            control=control,
             writer=self._writer,
             grants=self._grants,
             peers=self._peers,

@@ -7,26 +7,19 @@ A request's reply is put into its slot: now, or when its commit or its wait is o
 from __future__ import annotations
 
 import logging
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import trio
 
-from trioline._version import __version__
 from trioline.config import (
-    HEDGE,
-    MAX_BATCH,
-    MAX_NAME_CHARS,
     MAX_RESULTS,
     MAX_TEXT_CHARS,
-    PROTOCOL_VERSION,
-    ServerSettings,
 )
 from trioline.errors import ErrorCode, RemoteProtocolError, StorageError
 from trioline.ledger import Failure, Ledger, Rejected, Tried
-from trioline.server.grants import STAGE, Grants
+from trioline.server.control import Control, printable
+from trioline.server.grants import Grants
 from trioline.server.health import Health
 from trioline.server.histories import remember
 from trioline.server.numbering import inward
@@ -44,14 +37,12 @@ from trioline.wire.messages import (
     DoneLines,
     DoneReply,
     Drain,
-    DrainReply,
     Extend,
     ExtendReply,
     Fail,
     FailReply,
     Get,
     Hello,
-    HelloReply,
     Note,
     Okay,
     Ping,
@@ -59,7 +50,6 @@ from trioline.wire.messages import (
     ReleaseReply,
     Request,
     Set,
-    SetReply,
     Status,
 )
 
@@ -76,7 +66,7 @@ class Dispatch:
     Args:
         job: For the input and the job's id.
         ledger: The state.
-        settings: For the token.
+        control: Carries out what is about a connection or the whole job.
         writer: Takes results and rejections.
         grants: Gives lines out.
         peers: Who is connected.
@@ -90,7 +80,7 @@ class Dispatch:
         *,
         job: Job,
         ledger: Ledger,
-        settings: ServerSettings,
+        control: Control,
         writer: Writer,
         grants: Grants,
         peers: Peers,
@@ -100,7 +90,7 @@ class Dispatch:
     ) -> None:
         self._job = job
         self._ledger = ledger
-        self._settings = settings
+        self._control = control
         self._writer = writer
         self._grants = grants
         self._peers = peers
@@ -168,28 +158,24 @@ class Dispatch:
             case _:
                 slot.fill(encode_reply(self._answer(peer, request), ref))
 
-    def _answer(
-        self,
-        peer: Peer,
-        request: Hello | Release | Extend | Note | Status | Set | Drain | Ping | Bye,
-    ) -> object:
+    def _answer(self, peer: Peer, request: PlainRequest) -> object:
         """Carry out what can be answered at once."""
         match request:
             case Hello():
-                return self._hello(peer, request)
+                return self._control.hello(peer, request)
             case Release():
                 return self._release(peer, request)
             case Extend():
                 return self._extend(peer, request)
             case Note():
-                peer.note = _printable(request.text[:MAX_TEXT_CHARS])
+                peer.note = printable(request.text[:MAX_TEXT_CHARS])
                 return Okay()
             case Status():
                 return self._statistics.snapshot()
             case Set():
-                return self._set(request)
+                return self._control.set(request)
             case Drain():
-                return self._drain(request)
+                return self._control.drain(request)
             case Ping():
                 return Okay()
             case Bye():
@@ -198,43 +184,6 @@ class Dispatch:
                 return Okay()
             case _:
                 assert_never(request)
-
-    def _hello(self, peer: Peer, request: Hello) -> HelloReply:
-        if request.protocol != PROTOCOL_VERSION:
-            raise RemoteProtocolError(
-                ErrorCode.VERSION,
-                f"This server speaks protocol {PROTOCOL_VERSION}, not {request.protocol}.",
-            )
-        token = self._settings.token
-        if token is not None and not secrets.compare_digest(
-            (request.token or "").encode(), token.encode()
-        ):
-            raise RemoteProtocolError(
-                ErrorCode.AUTH_FAILED, "That is not this server's token: see its --token-file."
-            )
-        if peer.name is not None:
-            raise RemoteProtocolError(ErrorCode.BAD_REQUEST, "hello was said already.")
-        peer.is_welcome = True
-        self._peers.introduce(peer, _printable(request.worker or peer.address)[:MAX_NAME_CHARS])
-        peer.detach = request.detach
-        if request.deadline is not None:
-            # An instant of the wall clock: what is left of it is all that counts from here on.
-            peer.leave_at = trio.current_time() + request.deadline - time.time()
-        former = self._peers.connected_with(request.session)
-        if former is not None:
-            self._grants.end_wait(former)  # nobody reads there any more
-        self._peers.attach(peer, request.session, trio.current_time())
-        self._grants.feed()
-        return HelloReply(
-            protocol=PROTOCOL_VERSION,
-            server=f"trioline/{__version__}",
-            session=peer.session or "",
-            job=self._job.run_id,
-            lease_timeout=self._ledger.lease_timeout_seconds,
-            max_batch=MAX_BATCH,
-            max_line=self._job.settings.max_line_bytes,
-            stages=[STAGE],
-        )
 
     # --- results ---------------------------------------------------------------------------------
 
@@ -334,7 +283,7 @@ class Dispatch:
         if failure is not None:
             peer.failed_count += 1
             self._health.failed(
-                peer, line, _printable(error), attempt=failure.attempt, is_final=not retry
+                peer, line, printable(error), attempt=failure.attempt, is_final=not retry
             )
         return failure
 
@@ -376,40 +325,3 @@ class Dispatch:
             lease_timeout=self._ledger.lease_timeout_seconds,
             lost=[self._job.number_of(line) for line in lost],
         )
-
-    def _set(self, request: Set) -> SetReply:
-        ledger = self._ledger
-        if request.lease_timeout is not None:
-            ledger.lease_timeout_seconds = request.lease_timeout
-        if request.max_attempts is not None:
-            ledger.budgets.max_attempts = request.max_attempts
-        if request.hedge is not None:
-            ledger.hedging.factor = _factor(request.hedge)
-        if request.paused is not None:
-            ledger.paused = request.paused
-            if not request.paused:
-                self._health.resume()
-        self._grants.feed()
-        return SetReply(
-            lease_timeout=ledger.lease_timeout_seconds,
-            max_attempts=ledger.budgets.max_attempts,
-            paused=ledger.paused,
-            hedge=ledger.hedging.factor,
-        )
-
-    def _drain(self, request: Drain) -> DrainReply:
-        told = self._peers.drain(request.worker)
-        for peer in told:
-            self._grants.end_wait(peer)
-        return DrainReply(connections=len(told))
-
-
-def _factor(hedge: float | bool) -> float:
-    if isinstance(hedge, bool):
-        return HEDGE if hedge else 0.0
-    return hedge
-
-
-def _printable(text: str) -> str:
-    """What a terminal may be shown: a peer's escape sequences are none of its business."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
