@@ -29,11 +29,6 @@ class Slot:
         self.data: bytes | None = None
         self.outbox = outbox
 
-    @property
-    def is_filled(self) -> bool:
-        """Whether the reply is there."""
-        return self.data is not None
-
     def put(self, data: bytes) -> None:
         """Give the reply, to be sent by the next ``flush``. A second one changes nothing."""
         if self.data is None:

@@ -23,7 +23,8 @@ message."""
 class Transport:
     """A connected stream socket that does not block.
 
-    Closing: its owner closes the stream. Every call raises then, or takes nothing.
+    Closing: its owner closes the stream. A call that waits then raises; no other may be made any
+    more, but for ``send_nowait``.
 
     Args:
         stream: Whose socket it is; nothing else may send or receive on it.

@@ -101,18 +101,19 @@ def look_at_output(
             f"{settings.output}: line {line} (byte {byte}) is not what the journal has of it"
         )
     kept = attrs.evolve(none, runs=runs, is_held=is_held, assumed=walk.assumed)
-    if last is not None:
-        prefix = kept.prefix
-        whole = not prefix.unknown and (prefix.end, prefix.length) == (
-            last.line_count,
-            last.output_bytes,
-        )
-        if not whole and not walk.refuted and not changed:
-            _check_vouched(disk, settings.output, kept, last)
-            if is_held:
-                notes.found.append(f"{settings.output} was changed before line {last.line_count}")
-        kept = attrs.evolve(kept, is_held=is_held and whole)
-    return kept
+    if last is None or _is_whole(kept.prefix, last):
+        return kept
+    if not walk.refuted and not changed:
+        _check_vouched(disk, settings.output, kept, last)
+        if is_held:
+            notes.found.append(f"{settings.output} was changed before line {last.line_count}")
+    return attrs.evolve(kept, is_held=False)
+
+
+def _is_whole(prefix: Run, last: Checkpoint) -> bool:
+    """Whether it is all that the checkpoint says."""
+    wanted = last.line_count, last.output_bytes
+    return not prefix.unknown and (prefix.end, prefix.length) == wanted
 
 
 def output_holds(disk: Disk, settings: JobSettings, last: Checkpoint | None, notes: Notes) -> bool:
