@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
+import zlib
+from collections.abc import Iterable
 
 import attrs
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
@@ -24,6 +26,17 @@ COPIES = STATE / "damaged-20260101T000000.000000Z"
 LONG = 700
 """Lines of the long job; the last block is not complete."""
 LONG_REJECTED = frozenset({5, 130, 131, 300, 650})
+
+
+def line_of(number: int) -> bytes:
+    """A line of a small input that is to be edited."""
+    return b"line %03d of some" % number
+
+
+def answered(numbers: Iterable[int], text: bytes) -> list[Results]:
+    """What a worker makes of lines: each answer tells what its line was."""
+    lines = text.split(b"\n")
+    return [Results(at, 1, b'"%d %08x"\n' % (at, zlib.crc32(lines[at]))) for at in numbers]
 
 
 def mend_all(files: CrashFiles, job: Given = JOB) -> Plan:

@@ -10,19 +10,19 @@ import os
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from damage_helpers import contents
 from processes import Plain, invoke, serving, trioline
-from repair_helpers import mend_all
+from repair_helpers import answered, line_of, mend_all
 from storage_helpers import Crash, CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
-from trioline.storage import Job, Rejection, Results, encode_record, input_ahead
+from trioline.storage import Job, Rejection, encode_record, input_ahead
 from trioline.storage import run as run_file
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk
@@ -43,18 +43,8 @@ def small_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_file, "_HASHED_BYTES", 16)
 
 
-def line_of(number: int) -> bytes:
-    return b"line %03d of some" % number
-
-
 def text_of(lines: int = LINES) -> bytes:
     return b"".join(line_of(number) + b"\n" for number in range(lines))
-
-
-def answered(numbers: Iterable[int], text: bytes) -> list[Results]:
-    """What a worker makes of lines: each answer tells what its line was."""
-    lines = text.split(b"\n")
-    return [Results(at, 1, b'"%d %08x"\n' % (at, zlib.crc32(lines[at]))) for at in numbers]
 
 
 def is_aligned(output: bytes, text: bytes) -> bool:

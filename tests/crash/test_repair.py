@@ -548,14 +548,18 @@ def test_what_is_no_job_is_said(
     assert not list(tmp_path.iterdir())
 
 
+def answer_and_stop(folder: Path, first: int) -> None:
+    """Serve ten lines, have three of them answered, and stop."""
+    (folder / "in").write_bytes(b"1\n" * 10)
+    with serving("in", "out", "--drain", "0", cwd=folder) as server, Plain(server.port) as plain:
+        plain.get_lines(10)
+        plain.done_lines(first, [b"7"] * 3)
+        assert server.stop().code == 4
+
+
 @pytest.mark.slow
 def test_a_journal_that_is_gone_leaves_the_count_open(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(b"1\n" * 10)
-    command = "in", "out", "--quiet", "--drain", "0"
-    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
-        plain.get_lines(10)
-        plain.done_lines(4, [b"1"] * 3)
-        assert server.stop().code == 4
+    answer_and_stop(tmp_path, 4)
     for path in (tmp_path / "out.trioline").glob("journal-*"):
         path.unlink()
     told = trioline("repair", "out", cwd=tmp_path)
@@ -564,19 +568,14 @@ def test_a_journal_that_is_gone_leaves_the_count_open(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_state_folder_that_is_gone_has_a_way_out(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(b"1\n" * 10)
-    command = "in", "out", "--quiet", "--drain", "0"
-    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
-        plain.get_lines(10)
-        plain.done_lines(0, [b"7"] * 3)
-        assert server.stop().code == 4
+    answer_and_stop(tmp_path, 0)
     (tmp_path / "out.trioline").rename(tmp_path / "away")
     told = trioline("repair", "out", "--yes", cwd=tmp_path)
     assert (told.code, "make an empty one" in told.stderr) == (2, True)
     (tmp_path / "out.trioline").mkdir()
     mended = trioline("repair", "out", "--input", "in", "--yes", cwd=tmp_path)
     assert mended.code == 0, mended
-    with serving(*command, cwd=tmp_path) as server, Plain(server.port) as plain:
+    with serving("in", "out", cwd=tmp_path) as server, Plain(server.port) as plain:
         plain.get_lines(10)
         plain.done_lines(3, [b"8"] * 7)
         assert server.wait().code == 0

@@ -5,17 +5,15 @@ What the journal has of the edited blocks is dropped, wherever they lie; all oth
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable
 from unittest import mock
 
 import pytest
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with, flipped
-from repair_helpers import JOB, mend_all, repaired
+from repair_helpers import JOB, answered, line_of, mend_all, repaired
 from storage_helpers import CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
-from trioline.storage import Job, Rejection, Results, encode_record
+from trioline.storage import Job, Rejection, encode_record
 from trioline.storage import run as run_file
 from trioline.storage.files import Disk
 from trioline.storage.repair.plan import examine
@@ -39,18 +37,8 @@ def settings(request: pytest.FixtureRequest) -> JobSettings:
     return settings_for(FOLDER, fsync=request.param)
 
 
-def line_of(number: int) -> bytes:
-    return b"line %03d of some" % number
-
-
 def text_of(lines: int = LINES) -> bytes:
     return b"".join(line_of(number) + b"\n" for number in range(lines))
-
-
-def answered(numbers: Iterable[int], text: bytes) -> list[Results]:
-    """What a worker makes of lines: each answer tells what its line was."""
-    lines = text.split(b"\n")
-    return [Results(at, 1, b'"%d %08x"\n' % (at, zlib.crc32(lines[at]))) for at in numbers]
 
 
 def begun(
