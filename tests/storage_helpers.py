@@ -62,6 +62,9 @@ class CrashFiles:
         self.fail: Callable[[str, Path, int], int | None] | None = None
         """Given the call's name, its path and ``call_count``: the errno to fail with."""
         self.short_writes: random.Random | None = None
+        self.beside: Callable[[], None] | None = None
+        """What another thread does before a call that changes something, or in the midst of a
+        ``sync``."""
         self._folders: dict[str, _Folder] = {}
         self._open: dict[int, tuple[Path, _Inode]] = {}
         self._locks: dict[int, int] = {}
@@ -107,7 +110,7 @@ class CrashFiles:
         """End the process; the system lives, so nothing is lost."""
         self._open.clear()
         self._locks.clear()
-        self.crash_at = None
+        self.crash_at = self.beside = None
 
     def lose_power(self, rng: random.Random) -> None:
         """End everything; of what was not synced any part may remain."""
@@ -188,8 +191,10 @@ class CrashFiles:
     def sync(self, fd: int) -> None:
         path, inode = self._open[fd]
         self._call("sync", path)
-        if inode.pending:
-            inode.synced, inode.pending = bytes(inode.data), []
+        begun, pending = bytes(inode.data), list(inode.pending)
+        self._run_beside()  # what is written now may miss this sync
+        if pending and inode.pending[: len(pending)] == pending:
+            inode.synced, inode.pending = begun, inode.pending[len(pending) :]
         self._called()
 
     def lock(self, fd: int) -> None:
@@ -301,10 +306,17 @@ class CrashFiles:
 
     def _call(self, name: str, path: Path) -> None:
         """Before a call that changes something."""
+        self._run_beside()
         self.call_count += 1
         if self.crash_at is not None and self.call_count + (not self.crash_after) > self.crash_at:
             raise Crash  # again and again: what is dead does nothing more
         self._fail(name, path)
+
+    def _run_beside(self) -> None:
+        beside, self.beside = self.beside, None  # what it does has nothing beside it
+        if beside is not None:
+            beside()
+            self.beside = beside
 
     def _called(self) -> None:
         if self.call_count == self.crash_at:

@@ -119,18 +119,21 @@ class Trial:
             if self.is_shuffled:
                 self.rng.shuffle(missing)
             while missing:
-                count = self.rng.randint(1, self.max_lines)
-                self.commit(job, missing[:count], self.tried(missing))
-                settled.update(missing[:count])
-                del missing[:count]
+                self.commit_some(job, missing, settled)
                 assert job.written_count + job.ahead_count == len(settled)
-                if self.rng.random() < self.sync_share:
-                    self.sync(job)
+                while self.rng.random() < self.sync_share:
+                    self.sync(job, missing, settled)
             assert job.written_count == self.line_count
             self.repeat_while_full(lambda: job.finish(job.source.offset_of(self.line_count)))
             self.safe = dict(self.acknowledged)
             self.check_files(job)
         job.close()
+
+    def commit_some(self, job: Job, missing: list[int], settled: set[int]) -> None:
+        count = self.rng.randint(1, self.max_lines)
+        self.commit(job, missing[:count], self.tried(missing))
+        settled.update(missing[:count])
+        del missing[:count]
 
     def tried(self, missing: list[int]) -> list[Tried]:
         """Of lines that are not settled before this commit; the same one may be there again."""
@@ -161,11 +164,28 @@ class Trial:
             self.safe |= answers
             self.safe_kept |= kept
 
-    def sync(self, job: Job) -> None:
-        self.repeat_while_full(lambda: job.sync(job.source.offset_of(job.written_count)))
-        self.safe = dict(self.acknowledged)
-        self.safe_kept = dict(self.kept)
+    def sync(self, job: Job, missing: list[int], settled: set[int]) -> None:
+        """Make a durable point, at times with commits beside it; some of these are given up."""
+        offset = job.source.offset_of(job.written_count)
+        safe, kept = dict(self.acknowledged), dict(self.kept)
+        if self.rng.random() < 0.4:
+            self.repeat_while_full(lambda: job.sync(offset))
+        else:
+            point = job.begin_point(offset)
+            self.files.beside = lambda: self.commit_beside(job, missing, settled)
+            self.repeat_while_full(lambda: job.make_point(point))
+            self.files.beside = None
+            if self.rng.random() < 0.1:
+                return
+            self.repeat_while_full(lambda: job.end_point(point))
+        self.safe |= safe
+        for line, number in kept.items():
+            self.safe_kept[line] = max(number, self.safe_kept.get(line, 0))
         self.check_files(job)
+
+    def commit_beside(self, job: Job, missing: list[int], settled: set[int]) -> None:
+        if missing and self.rng.random() < 0.3:
+            self.commit_some(job, missing, settled)
 
     def repeat_while_full(self, call: Callable[[], None]) -> None:
         while True:

@@ -20,7 +20,7 @@ class OddFiles(OsFiles):
         self.codes: dict[str, int] = {}
         """Errno by call: "pwrite", "create", "sync", "sync_folder"."""
         self.only: str | None = None
-        """Only files of this name fail."""
+        """Only files of this name fail, or hang."""
         self.failed_count = 0
         self.answers = threading.Event()
         """Cleared: a sync waits until it is set."""
@@ -50,16 +50,18 @@ class OddFiles(OsFiles):
         return super().pwrite(fd, data, offset)
 
     def sync(self, fd: int) -> None:
-        self._hang()
+        self._hang(self._paths[fd])
         self._fail("sync", self._paths[fd])
         super().sync(fd)
 
     def sync_folder(self, path: Path) -> None:
-        self._hang()
+        self._hang(path)
         self._fail("sync_folder", path)
         super().sync_folder(path)
 
-    def _hang(self) -> None:
+    def _hang(self, path: Path) -> None:
+        if self.only not in (None, path.name):
+            return
         self.is_waiting = not self.answers.is_set()
         assert self.answers.wait(HANG_SECONDS)
         self.is_waiting = False

@@ -23,7 +23,7 @@ SWITCH = Path(os.environ["ODD_DISK"])
 class SwitchedFiles(OddFiles):
     """Looks at the switch before each call."""
 
-    def _hang(self) -> None:
+    def _hang(self, path: Path) -> None:
         give_up_at = time.monotonic() + HANG_SECONDS
         while _switch() == ["hang"] and time.monotonic() < give_up_at:
             time.sleep(0.01)

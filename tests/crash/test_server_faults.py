@@ -370,6 +370,34 @@ async def test_a_server_on_a_full_disk_can_be_cancelled(tmp_path: Path) -> None:
 # --- a disk that does not answer ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fsync", Fsync)
+async def test_commits_go_on_beside_a_durable_point_until_the_next_one_is_due(
+    tmp_path: Path, fsync: Fsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SYNC_INTERVAL_BYTES", 1)  # due after each commit
+    place = Place(tmp_path, fsync)
+    async with place.serve() as (server, connect):
+        ann = await connect()
+        assert await ann.get(4) == [0, 1, 2, 3]
+        place.files.only = "out"
+        place.files.answers.clear()
+        await ann.send_done(0)
+        assert await ann.reply()
+        await until(lambda: place.files.is_waiting)
+        await ann.send_done(1)
+        assert await ann.reply()
+        await ann.send_done(2)
+        assert await ann.hears_nothing()
+        place.files.answers.set()
+        reply = await ann.reply()
+        assert reply is not None
+        assert reply["accepted"] == 1
+        server.stop()
+        server.stop()
+    assert place.outcome is Outcome.STOPPED
+    assert place.finish() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("fsync", SYNCED)
 async def test_while_a_sync_hangs_the_connections_live(tmp_path: Path, fsync: Fsync) -> None:
     """Under ``interval`` it is the sync of a full segment, which comes amid a commit."""

@@ -24,6 +24,7 @@ from trioline.storage.frames import Frame, Kind
 from trioline.storage.job import Job
 from trioline.storage.journal import Journal
 from trioline.storage.output import GrowingFile
+from trioline.storage.point import Point
 from trioline.storage.segment import Segment
 from trioline.storage.tried import TriedIndex
 
@@ -82,14 +83,14 @@ def segment_names_not_synced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpoint_before_the_output() -> Iterator[None]:
-    make_durable, sync = Job._make_durable, Answers.sync
+    make, sync = Point.make, Answers.sync
 
-    def reversed_order(job: Job, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on
+    def reversed_order(point: Point) -> None:
         with mock.patch.object(Answers, "sync", nothing):
-            make_durable(job, *args, **kwargs)
-        sync(job._answers)
+            make(point)
+        sync(point._answers)
 
-    with mock.patch.object(Job, "_make_durable", reversed_order):
+    with mock.patch.object(Point, "make", reversed_order):
         yield
 
 
@@ -116,13 +117,38 @@ def one_slot_only() -> Iterator[None]:
 @contextlib.contextmanager
 def journal_dropped_too_early() -> Iterator[None]:
     """The journal goes as soon as its lines are written, before a checkpoint covers them."""
-    make_durable = Job._make_durable
+    make = Point.make
 
-    def dropping(job: Job, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passed on
-        job._journal.drop_below(job._answers.written_count)
-        make_durable(job, *args, **kwargs)
+    def dropping(point: Point) -> None:
+        point._journal.drop(point._covered)
+        point._covered = []
+        make(point)
 
-    with mock.patch.object(Job, "_make_durable", dropping):
+    with mock.patch.object(Point, "make", dropping):
+        yield
+
+
+@contextlib.contextmanager
+def journal_dropped_too_far() -> Iterator[None]:
+    """What was appended beside a durable point goes by what its checkpoint covers."""
+    end = Point.end
+
+    def dropping(point: Point) -> None:
+        point._covered = point._journal.covered(point._reached.line_count)
+        end(point)
+
+    with mock.patch.object(Point, "end", dropping):
+        yield
+
+
+@contextlib.contextmanager
+def written_beside_a_sync_counts_as_synced() -> Iterator[None]:
+    def sync(file: GrowingFile, *, force: bool = False) -> None:
+        if force or file._synced_count != file._change_count:
+            file._file.sync()
+            file._synced_count = file._change_count
+
+    with mock.patch.object(GrowingFile, "sync", sync):
         yield
 
 
@@ -229,6 +255,8 @@ MUTANTS: dict[str, Mutant] = {
     "no fsync of the checkpoint": checkpoint_not_synced,
     "one slot only": one_slot_only,
     "journal dropped before the checkpoint covers it": journal_dropped_too_early,
+    "journal dropped beyond where the checkpoint was begun": journal_dropped_too_far,
+    "what is written beside a sync counts as synced": written_beside_a_sync_counts_as_synced,
     "no fsync of folders in recovery": no_folder_syncs_in_recovery,
     "no fsync of files in recovery": no_file_syncs_in_recovery,
     "output not cut in recovery": output_not_cut_in_recovery,

@@ -256,7 +256,7 @@ def test_segments_go_when_all_in_them_is_durable() -> None:
     journal = open_journal(files, segment_bytes=1)
     for line in (1, 0, 5, 2):
         journal.append([results(line)])
-    journal.drop_below(3)
+    journal.drop(journal.covered(3))
     assert journal.size_bytes == 2 * len(files.get(segment(4)))
     assert sorted(files.listdir(FOLDER)) == ["journal-00000003", "journal-00000004"]
     journal.drop_all()

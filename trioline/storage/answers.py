@@ -25,7 +25,7 @@ class Mark:
     rejected_count: int
     output_bytes: int
     output_crc: int
-    """Of what the output grew by since the last durable point."""
+    """Of what the output grew by since a durable point was begun."""
     rejected_bytes: int
     rejected_crc: int
 
@@ -163,12 +163,17 @@ class Answers:
             file.sync()
 
     def sync(self) -> None:
-        """Return when both files are on the disk."""
+        """Return when what was written before is on the disk; more may be written meanwhile."""
         self.output.sync()
         self.rejected.sync()
 
+    def end_region(self) -> None:
+        """Let the next durable point reach up to here."""
+        self.output.end_region()
+        self.rejected.end_region()
+
     def settle(self) -> None:
-        """After a checkpoint: it vouches for all of both files."""
+        """After a checkpoint: it vouches for both files up to there."""
         self.output.settle()
         self.rejected.settle()
 

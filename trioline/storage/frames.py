@@ -204,3 +204,14 @@ def _joined(run: list[Frame]) -> Frame:
         return run[0]
     payload = b"".join(frame.payload for frame in run)
     return Frame(Kind.RESULTS, run[0].first, run[-1].end - run[0].first, payload)
+
+
+def in_turn(frames: list[Frame], written: int) -> list[Frame]:
+    """The results at the beginning of ``frames`` that go on from line ``written``."""
+    count = 0
+    for frame in frames:
+        if frame.first != written or frame.kind is not Kind.RESULTS:
+            break
+        written = frame.end
+        count += 1
+    return frames[:count]

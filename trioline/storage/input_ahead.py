@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES, Read, Tally, encoded, from_bytes
 from trioline.storage.frames import Frame, Kind
-from trioline.storage.journal import Journal
 
 _READ_BYTES = 256 * 1024
 
@@ -71,14 +70,11 @@ class InputAhead:
             if is_answered(range(number * BLOCK_LINES, (number + 1) * BLOCK_LINES))
         )
 
-    def record(self, journal: Journal, last: Checkpoint, end: int) -> None:
-        """Append to the journal what it lacks of the blocks up to line ``end``.
+    def unrecorded(self, last: Checkpoint, end: int) -> Frame | None:
+        """Make the frame that the journal lacks, of the blocks up to line ``end``.
 
         Args:
             last: The checkpoint that is about to be written: the blocks from its lines on count.
-
-        Raises:
-            DiskFull: The same call may be repeated.
         """
         if self._next <= last.line_count // BLOCK_LINES:
             self._begin(last)
@@ -86,11 +82,16 @@ class InputAhead:
             self._known[self._next] = next(self._sums, 0)
             self._next += 1
         first = max(self._recorded, last.line_count // BLOCK_LINES)
-        if first < self._next:
-            crcs = array("I", (self._known[number] for number in range(first, self._next)))
-            count = len(crcs) * BLOCK_LINES
-            journal.append([Frame(Kind.INPUT, first * BLOCK_LINES, count, encoded(crcs))])
-            self._recorded = self._next
+        if first >= self._next:
+            self.is_other = False
+            return None
+        crcs = array("I", (self._known[number] for number in range(first, self._next)))
+        count = len(crcs) * BLOCK_LINES
+        return Frame(Kind.INPUT, first * BLOCK_LINES, count, encoded(crcs))
+
+    def recorded(self, frame: Frame) -> None:
+        """Note that the journal has a frame."""
+        self._recorded = frame.end // BLOCK_LINES
         self.is_other = False
 
     def hold(self, first: int, sums: Iterable[int]) -> int | None:

@@ -6,8 +6,8 @@ survive power loss. Under ``interval`` and ``never`` they survive it from the ne
 Under ``always`` every entry goes to the journal, and one sync makes the whole commit safe; the
 output is written at once and synced later. Otherwise results on their turn go straight to the
 output, and the journal only says where they are. ``sync`` makes a durable point: output, rejected
-file, journal, then the checkpoint, then segments that nobody needs go. See ``recovery`` for the way
-back.
+file, journal, then the checkpoint, then segments that nobody needs go. Commits may go on beside it,
+see ``point``. See ``recovery`` for the way back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trioline.errors import DiskFull, StorageError
 from trioline.storage.claims import claim
 from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, Kind, frames_from
+from trioline.storage.frames import Frame, Kind, frames_from, in_turn
 from trioline.storage.journal import taken_over
 from trioline.storage.lock import FOLDER_GONE, Lock
 from trioline.storage.merge import Merge
@@ -36,22 +36,23 @@ from trioline.storage.opening import (
     discard,
     fence_journal,
 )
-from trioline.storage.recovery import next_checkpoint, recover
+from trioline.storage.point import Point
+from trioline.storage.recovery import recover
 from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run, check_match, read_run
 from trioline.storage.source import Source
 from trioline.storage.state import State
 from trioline.storage.system import Files, OsFiles
 
-__all__ = ["Entry", "Job", "Rejection", "Results", "Tried"]
+__all__ = ["Entry", "Job", "Point", "Rejection", "Results", "Tried"]
 
 
 class Job:
     """An opened job; made by ``Job.open``.
 
-    ``commit``, ``sync`` and ``finish`` may run in another thread than the one that reads
-    ``source``, one at a time: they never touch it. After a ``StorageError`` other than ``DiskFull``
-    the job is at its end: all of them raise it again.
+    What changes the files never touches ``source``, so that it may run in another thread, one call
+    at a time; only ``make_point`` may run beside others, which are no points. After a
+    ``StorageError`` other than ``DiskFull`` the job is at its end: all of them raise it again.
 
     Closing: the owner calls ``close``.
     """
@@ -71,15 +72,15 @@ class Job:
         self.warning = " ".join(filter(None, (lock.warning, state.warning))) or None
         """What the user should know, or None."""
         self._lock = lock
+        self._state = state
         self._checkpoints = state.checkpoints
         self._last = state.last
         self._answers = state.answers
         self._journal = state.journal
         self._ahead = state.ahead
         self._tried = state.tried
-        self._checksums = state.checksums
         self._merge = Merge(state.answers, state.journal, state.ahead)
-        self._synced_bytes = self._grown_bytes()
+        self._synced_bytes = self._begun_bytes = self._grown_bytes()
         self._final_errors = _FinalErrors()
         self._publish()
 
@@ -214,12 +215,9 @@ class Job:
             DiskFull: The last durable point still holds; the same call may be repeated.
             StorageError: The job is at its end, or somebody else changed the output.
         """
-        with self._final_errors:
-            self._make_durable(input_offset, finished=False)
-            if self._journal.has_below(self.written_count):
-                self._write_again()
-                self._journal.drop_below(self.written_count)
-        self._publish()
+        self._make_whole(input_offset)
+        if self.unsynced_bytes:  # what the point recorded of the input: nothing the second time
+            self._make_whole(input_offset)
 
     def finish(self, input_offset: int) -> None:
         """Make the last durable point, when all lines are written, and drop the journal.
@@ -229,10 +227,69 @@ class Job:
             StorageError: As in ``sync``.
         """
         assert not len(self._ahead)
+        self._make_whole(input_offset, finished=True)
+
+    def _make_whole(self, input_offset: int, *, finished: bool = False) -> None:
+        point = self.begin_point(input_offset, finished=finished)
+        try:
+            self.make_point(point)
+            self.end_point(point)
+        except DiskFull:
+            self._begun_bytes = self._synced_bytes
+            self._publish()
+            raise
+
+    # What ``sync`` does in one go, in three steps: while ``make_point`` waits for the disk, commits
+    # go on.
+
+    def begin_point(self, input_offset: int, *, finished: bool = False) -> Point:
+        """Fix how far a durable point reaches: all that was committed until now.
+
+        Args:
+            input_offset: As in ``sync``.
+            finished: The job is over.
+
+        Raises:
+            StorageError: As in ``sync``.
+        """
         with self._final_errors:
-            self._make_durable(input_offset, finished=True)
-            self._write_again()
-            self._journal.drop_all()
+            self._answers.check()
+            point = Point.begin(
+                self._state,
+                self._last,
+                input_offset,
+                ahead_end=self._ahead.end,
+                epoch=self._last.epoch,
+                finished=finished,
+            )
+            self._begun_bytes = self._grown_bytes()
+        self._publish()
+        return point
+
+    def make_point(self, point: Point) -> None:
+        """Make it; ``commit`` may be called meanwhile, in another thread.
+
+        Raises:
+            DiskFull: As in ``sync``.
+            StorageError: As in ``sync``.
+        """
+        with self._final_errors:
+            self._check_not_taken_over()
+            point.make()
+            self._last = point.checkpoint
+            self._synced_bytes = self._begun_bytes
+            self._lock.check()
+            self._lock.renew()
+
+    def end_point(self, point: Point) -> None:
+        """Drop what it makes superfluous.
+
+        Raises:
+            DiskFull: As in ``sync``.
+            StorageError: As in ``sync``.
+        """
+        with self._final_errors:
+            point.end()
         self._publish()
 
     def close(self) -> None:
@@ -242,7 +299,7 @@ class Job:
                 self._lock.close,  # called last
                 self.source.close,
                 self._journal.close,
-                self._checksums.close,
+                self._state.checksums.close,
                 self._answers.close,
                 self._checkpoints.close,
             ):
@@ -268,8 +325,8 @@ class Job:
         """How long the output is."""
         self.journal_bytes = journal.size_bytes
         """What the journal takes on the disk."""
-        self.unsynced_bytes = self._grown_bytes() - self._synced_bytes
-        """What was written since the last durable point."""
+        self.unsynced_bytes = self._grown_bytes() - self._begun_bytes
+        """What was written since the last durable point was begun."""
 
     def _place(self, frames: list[Frame]) -> None:
         """Put frames into journal and output, in the order that the policy's promise needs."""
@@ -279,10 +336,10 @@ class Job:
                 self._journal.sync()
             self._check_lock()  # a sync may take long
         else:
-            in_turn = _in_turn(frames, self.written_count)
-            frames = frames[len(in_turn) :]
+            told_of = in_turn(frames, self.written_count)
+            frames = frames[len(told_of) :]
             # The region before its frame: a frame tells only of what is there.
-            told = [self._answers.take_in_turn(in_turn)] if in_turn else []
+            told = [self._answers.take_in_turn(told_of)] if told_of else []
             places = self._journal.append(told + frames)[len(told) :]
             self._merge.drain()
         for frame, place in zip(frames, places, strict=True):
@@ -295,33 +352,7 @@ class Job:
         if not self._lock.is_holding:
             self._lock.check()
 
-    def _make_durable(self, input_offset: int, *, finished: bool) -> None:
-        self._check_unchanged()
-        self._answers.sync()
-        checkpoint = next_checkpoint(
-            self._last,
-            self._answers,
-            self._journal,
-            self._checksums,
-            input_offset,
-            ahead_end=self._ahead.end,
-            epoch=self._last.epoch,
-            finished=finished,
-        )
-        self._checkpoints.write(checkpoint)
-        self._last = checkpoint
-        self._answers.settle()
-        self._lock.check()
-        self._lock.renew()
-        self._synced_bytes = self._grown_bytes()
-
-    def _write_again(self) -> None:
-        """Say the same in the other slot: what only the newest slot makes safe to drop could not
-        be had back if that slot were damaged."""
-        self._last = self._checkpoints.repeat(self._last)
-
-    def _check_unchanged(self) -> None:
-        self._answers.check()
+    def _check_not_taken_over(self) -> None:
         state = self.settings.state
         if not self._checkpoints.is_in_place():
             raise StorageError(f"{state} {FOLDER_GONE}", state)
@@ -358,14 +389,3 @@ class _FinalErrors:
     ) -> None:
         if isinstance(error, StorageError) and not isinstance(error, DiskFull):
             self._error = error
-
-
-def _in_turn(frames: list[Frame], written: int) -> list[Frame]:
-    """The results at the beginning of ``frames`` that go on from line ``written``."""
-    count = 0
-    for frame in frames:
-        if frame.first != written or frame.kind is not Kind.RESULTS:
-            break
-        written = frame.end
-        count += 1
-    return frames[:count]

@@ -137,6 +137,18 @@ class Journal:
         """Return when all that was appended is on the disk, names of new segments included."""
         if self._newest is not None:
             self._newest.sync()
+        self.sync_names()
+
+    def unsynced(self) -> Segment | None:
+        """The one segment that may not be on the disk: all others were synced by their successor.
+
+        It may be synced beside what is appended, see ``Segment.sync_beside``.
+        """
+        newest = self._newest
+        return None if newest is None or newest.is_synced else newest
+
+    def sync_names(self) -> None:
+        """Return when the names of new segments are on the disk."""
         if not self._is_folder_synced:
             self._disk.sync_folder(self._folder)
             self._is_folder_synced = True
@@ -310,16 +322,13 @@ class Journal:
 
     # --- dropping ---------------------------------------------------------------------------
 
-    def has_below(self, line: int) -> bool:
-        """Whether ``drop_below`` would remove anything."""
-        return bool(self._covered(line))
-
-    def drop_below(self, line: int) -> None:
-        """Remove the segments that hold nothing from ``line`` on, the newest excepted."""
-        for segment in self._covered(line):
+    def drop(self, segments: Sequence[Segment]) -> None:
+        """Remove segments that were ``covered``."""
+        for segment in segments:
             self._remove(segment)
 
-    def _covered(self, line: int) -> list[Segment]:
+    def covered(self, line: int) -> list[Segment]:
+        """The segments that hold nothing from ``line`` on, the newest excepted."""
         newest = self.newest
         return [
             segment

@@ -37,10 +37,11 @@ class GrowingFile:
         self.length = length
         """Bytes, tracked."""
         self.grown_crc = 0
-        """crc32 of what was written since ``settle``, or since it was opened."""
-        self._settled = length
+        """crc32 of what was written since ``end_region``, or since it was opened."""
+        self._begin = length  # of what that is the sum of
+        self._regions: list[Region] = []  # before that, since ``settle``
         self._file = disk.open(path, os.O_RDWR)
-        self._is_synced = True
+        self._change_count = self._synced_count = 0
         self._tail_end = self._tail_bytes = self._tail_crc = 0
 
     def append(self, data: bytes) -> None:
@@ -54,13 +55,13 @@ class GrowingFile:
         # Before it is written: afterwards the length is right, with zeros where lines were.
         if size < self.length:
             raise self._changed(f"it has {size} bytes instead of {self.length}")
-        self._is_synced = False
         try:
             self._file.write(data, self.length)
         except DiskFull:
             # In recovery there is more behind: of lines that the journal only tells the place of.
-            self._file.cut(size)
+            self._cut(size)
             raise
+        self._change_count += 1
         self.length += len(data)
         self.grown_crc = zlib.crc32(data, self.grown_crc)
 
@@ -88,37 +89,54 @@ class GrowingFile:
 
     def cut_off(self) -> None:
         """Cut off what is behind ``length``."""
-        self._is_synced = False
-        self._file.cut(self.length)
+        self._cut(self.length)
+
+    def _cut(self, length: int) -> None:
+        self._file.cut(length)
+        self._change_count += 1
 
     def cut_back(self, length: int, grown_crc: int) -> None:
         """Go back to where ``length`` and ``grown_crc`` were these."""
         self.length, self.grown_crc = length, grown_crc
         self.cut_off()
 
+    def end_region(self) -> None:
+        """Sum what comes from here on up by itself: a durable point reaches up to here."""
+        if self.length > self._begin:
+            region = Region(self._begin, self.length - self._begin, self.grown_crc)
+            self._regions.append(region)
+            self._begin, self.grown_crc = self.length, 0
+
     def grown(self) -> Iterator[bytes]:
-        """Read back what was written since ``settle``, in order.
+        """Read back what was written from ``settle`` to ``end_region``, in order.
+
+        More may be appended meanwhile.
 
         Raises:
             StorageError: At the end: it is not what was written. What was yielded counts for
                 nothing then.
         """
-        crc = 0
-        for data in self._pieces(self._settled, self.length):
-            crc = zlib.crc32(data, crc)
-            yield data
-        if crc != self.grown_crc:
-            raise self._changed(f"bytes {self._settled} to {self.length} are not what was written")
+        for region in self._regions:
+            end, crc = region.offset + region.length, 0
+            for data in self._pieces(region.offset, end):
+                crc = zlib.crc32(data, crc)
+                yield data
+            if crc != region.crc:
+                raise self._changed(f"bytes {region.offset} to {end} are not what was written")
 
     def settle(self) -> None:
-        """Begin anew with what ``grown`` tells of: a checkpoint vouches for all that is there."""
-        self._settled, self.grown_crc = self.length, 0
+        """Forget what ``grown`` tells of: a checkpoint vouches for it."""
+        self._regions.clear()
 
     def sync(self, *, force: bool = False) -> None:
-        """Return when the file is on the disk; ``force``: also what another process wrote."""
-        if force or not self._is_synced:
+        """Return when what was written before is on the disk; ``force``: by whatever process.
+
+        More may be appended meanwhile.
+        """
+        count = self._change_count
+        if force or self._synced_count != count:
             self._file.sync()
-            self._is_synced = True
+            self._synced_count = count
 
     def tail(self) -> tuple[int, int]:
         """Length and crc32 of the file's last bytes, at most 4,096 of them."""

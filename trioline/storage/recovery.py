@@ -27,6 +27,7 @@ from trioline.storage.kept import keep_tail
 from trioline.storage.merge import Merge
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
+from trioline.storage.point import Point
 from trioline.storage.run import Run
 from trioline.storage.source import Source
 from trioline.storage.state import State
@@ -155,71 +156,15 @@ def _go_on(
     state.source.close()
     source = _open_source(disk, settings, run, given, answers.written_count, offset)
     opened.callback(source.close)
-    last = next_checkpoint(
-        last,
-        answers,
-        state.journal,
-        state.checksums,
-        offset,
-        ahead_end=state.ahead.end if is_mended else 0,
-        epoch=last.epoch + 1,
-    )
-    state.checkpoints.write(last)
-    answers.settle()
-    # Else a server that is killed before each durable point leaves one more segment each time.
-    if state.journal.has_below(last.line_count):
-        last = state.checkpoints.repeat(last)
-        state.journal.drop_below(last.line_count)
+    ahead_end, epoch = state.ahead.end if is_mended else 0, last.epoch + 1
+    # Again where the first one recorded what the input is: that is then safe, too.
+    while last.epoch < epoch or state.journal.unsynced() is not None:
+        point = Point.begin(state, last, offset, ahead_end=ahead_end, epoch=epoch)
+        point.make()
+        # Else a server that is killed before each durable point leaves one more segment each time.
+        point.end()
+        last = point.checkpoint
     return attrs.evolve(state, last=last, source=source)
-
-
-def next_checkpoint(
-    last: Checkpoint,
-    answers: Answers,
-    journal: Journal,
-    checksums: Checksums,
-    input_offset: int,
-    *,
-    ahead_end: int,
-    epoch: int,
-    finished: bool = False,
-) -> Checkpoint:
-    """The checkpoint after ``last``, of files that are synced; its lines' checksums are, too.
-
-    Args:
-        ahead_end: The line after the last one that is ahead: up to there the journal gets what the
-            input is, and is synced.
-    """
-    tail_bytes, tail_crc = answers.output.tail()
-    rejected_tail_bytes, rejected_tail_crc = answers.rejected.tail()
-    checkpoint = Checkpoint(
-        run_id=last.run_id,
-        epoch=epoch,
-        sequence=last.sequence + 1,
-        line_count=answers.written_count,
-        output_bytes=answers.output.length,
-        rejected_bytes=answers.rejected.length,
-        rejected_count=answers.rejected_count,
-        input_offset=input_offset,
-        tail_bytes=tail_bytes,
-        tail_crc=tail_crc,
-        rejected_tail_bytes=rejected_tail_bytes,
-        rejected_tail_crc=rejected_tail_crc,
-        finished=finished,
-    )
-    checkpoint = checksums.cover(last, checkpoint)
-    if ahead_end or checksums.ahead.is_other:
-        checksums.ahead.record(journal, checkpoint, ahead_end)
-    journal.trim()
-    journal.sync()
-    if finished:
-        return checkpoint
-    return attrs.evolve(
-        checkpoint,
-        journal_segment=journal.newest,
-        journal_bytes=journal.newest_bytes,
-        journal_older_bytes=journal.bytes_beyond(checkpoint.line_count, journal.newest),
-    )
 
 
 def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answers:

@@ -90,7 +90,8 @@ class Segment:
         """What of the file counts, in bytes."""
         self._disk = disk
         self._file: File | None = None
-        self._is_synced = not is_new
+        self._change_count = int(is_new)
+        self._synced_count = 0
         self._is_extended = is_extended
         self._is_text = is_text
         self._window = _Window()
@@ -111,7 +112,6 @@ class Segment:
         Raises:
             DiskFull: The file is as before.
         """
-        self._is_synced = False
         file, end = self._opened(), self.length + len(data)
         if self._is_extended and end > self._end and file.extend(end + _EXTENT_BYTES):
             self._end = end + _EXTENT_BYTES
@@ -120,6 +120,7 @@ class Segment:
         except DiskFull:
             self.cut(self.length, top=self.top)
             raise
+        self._change_count += 1
         self.length = end
         self.top = max(self.top, top)
 
@@ -130,17 +131,33 @@ class Segment:
 
     def cut(self, length: int, *, top: int) -> None:
         """Cut the file after its first ``length`` bytes."""
-        self._is_synced = False
         self._opened().cut(length)
+        self._change_count += 1
         self._window.forget()
         self.length = self._end = length
         self.top = top
 
     def sync(self, *, force: bool = False) -> None:
         """Return when the file is on the disk; ``force``: also what another process wrote."""
-        if force or not self._is_synced:
+        if force or not self.is_synced:
+            count = self._change_count
             self._opened().sync()
-            self._is_synced = True
+            self._synced_count = count
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that was written here is on the disk."""
+        return self._synced_count == self._change_count
+
+    def sync_beside(self) -> None:
+        """Return when what was appended before is on the disk.
+
+        By a descriptor of its own: the segment may be appended to and closed meanwhile.
+        """
+        count = self._change_count
+        with self._disk.open(self.path, os.O_RDWR) as file:
+            file.sync()
+        self._synced_count = max(count, self._synced_count)
 
     def read(self, offset: int) -> Frame | None:
         """The frame at ``offset``; None when there is no valid one.
