@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import attrs
@@ -487,7 +488,7 @@ def bad_fields() -> list[Any]:
 def test_a_field_of_another_type_or_range_is_refused_by_name(line: bytes, field: str) -> None:
     error = refusal(line)
     assert error.code is ErrorCode.BAD_REQUEST
-    assert repr(field) in str(error)
+    assert re.search(rf"the field '{field}(\[.*)?'", str(error))
 
 
 def test_every_field_of_every_request_was_tried() -> None:

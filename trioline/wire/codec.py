@@ -1,14 +1,15 @@
 """Messages to bytes and back.
 
-One JSON object is read in two steps: msgspec splits it into fields whose values stay raw, then
-cattrs structures the class that ``op`` names, each field by a strict msgspec decoder of its
-type. So nothing untyped is ever built from hostile input (it costs 30 times its size), payloads
-keep their bytes, and 2.9 or "7" never passes for a whole number.
+A message is read by msgspec as what ``op`` (or the request) says that it is, each field strictly
+by its type. So nothing untyped is ever built from hostile input (it costs 30 times its size),
+payloads keep their bytes, and 2.9 or "7" never passes for a whole number. cattrs writes them: it
+leaves out what is not set.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -18,13 +19,12 @@ import cattrs
 import msgspec
 from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from trioline.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, RequestRefused
 from trioline.snapshot import Snapshot
 from trioline.wire.messages import (
     Complete,
-    Form,
     Refusal,
     Request,
     Retry,
@@ -38,7 +38,6 @@ T = TypeVar("T")
 Ref = Raw | None
 """A request's ``ref``, for its reply; None where it has none."""
 
-_fields = msgspec.json.Decoder(dict[str, Raw])
 _raw = msgspec.json.Decoder(Raw)
 _encoder = msgspec.json.Encoder()
 
@@ -50,15 +49,7 @@ BAD_JSON_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 
 _converter = cattrs.Converter()
 
-
-def _field_hook(kind: Any) -> Callable[[Raw, object], object]:  # noqa: ANN401 - any annotation
-    decode = msgspec.json.Decoder(kind).decode
-    return lambda raw, _: decode(raw)
-
-
-_converter.register_structure_hook_factory(lambda kind: not attrs.has(kind), _field_hook)
-for _kind in (int, float, str, bool, Form):  # cattrs would find its own hooks for these first
-    _converter.register_structure_hook(_kind, _field_hook(_kind))
+_MISSING = re.compile("Object missing required field `(.*)`")
 
 
 def _whole_seconds(seconds: object) -> object:
@@ -83,38 +74,53 @@ _converter.register_unstructure_hook_func(
 )  # msgspec encodes the rest itself
 
 
-def structure(fields: dict[str, Raw], kind: type[T]) -> T:
-    """Make a message of its fields.
+class _Decoders(dict[type, msgspec.json.Decoder[Any]]):
+    def __missing__(self, kind: type) -> msgspec.json.Decoder[Any]:
+        decoder = self[kind] = msgspec.json.Decoder(kind)
+        return decoder
+
+
+_decoders = _Decoders()
+
+
+def read_as(kind: type[T], line: bytes) -> T:
+    """Read a message that was opened as what it has to be.
 
     Raises:
         RemoteProtocolError: ``BAD_REQUEST`` with the name of the field that does not fit.
     """
     try:
-        return _converter.structure(fields, kind)
-    except cattrs.ClassValidationError as group:
-        cause, name = (
-            group.group_exceptions()[0][0] if group.group_exceptions()[0] else (None, None)
-        )
-        field = "?" if name is None else name.name
-        if isinstance(cause, KeyError):
-            problem = f"the field {field!r} is missing"
-        else:
-            problem = f"the field {field!r} does not fit: {cause}"
+        message: T = _decoders[kind].decode(line)
+    except BAD_JSON_ERRORS as error:
         op = getattr(kind, "op", kind.__name__)
-        raise RemoteProtocolError(ErrorCode.BAD_REQUEST, f"In {op}, {problem}.") from group
+        text = f"In {op}, {_problem(error)}."
+        raise RemoteProtocolError(ErrorCode.BAD_REQUEST, text) from error
+    return message
 
 
-def open_fields(line: bytes) -> dict[str, Raw]:
-    """Split a message into its fields, whose values stay raw.
+def _problem(error: Exception) -> str:
+    """Say what msgspec found, by the name of the field."""
+    text, _, place = str(error).partition(" - at `$")
+    place = place.removeprefix(".").removesuffix("`")
+    missing = _MISSING.fullmatch(text)
+    if missing is not None:
+        return f"the field {'.'.join(filter(None, (place, missing[1])))!r} is missing"
+    return f"the field {place!r} does not fit: {text}"
+
+
+def open_as(kind: type[T], line: bytes) -> T:
+    """Look at some fields of a message that may be anything.
 
     Raises:
         RemoteProtocolError: ``BAD_JSON``.
     """
     try:
-        line.decode()
-        return _fields.decode(line)
+        if not line.isascii():
+            line.decode()
+        opening: T = _decoders[kind].decode(line)
     except BAD_JSON_ERRORS as error:
         raise bad_json(error) from error
+    return opening
 
 
 def bad_json(error: Exception) -> RemoteProtocolError:
@@ -157,14 +163,22 @@ def _object(fields: dict[str, object]) -> bytes:
         raise LocalProtocolError(f"This cannot be sent as JSON: {error}.") from error
 
 
-def _reply_fields(line: bytes) -> dict[str, Raw]:
-    fields = open_fields(line)
-    if "ok" not in fields:
+class _Opening(msgspec.Struct):
+    """What is looked at first in a reply."""
+
+    ok: Raw | UnsetType = UNSET
+    status: Raw = Raw(b"")
+    items: Raw | UnsetType = UNSET
+
+
+def _open_reply(line: bytes) -> _Opening:
+    opening = open_as(_Opening, line)
+    if opening.ok is UNSET:
         raise RemoteProtocolError(ErrorCode.BAD_JSON, "The server's reply has no ok.")
-    if bytes(fields["ok"]) != b"true":
-        refusal = structure(fields, Refusal)
+    if bytes(opening.ok) != b"true":
+        refusal = read_as(Refusal, line)
         raise RequestRefused(refusal.error, refusal.message)
-    return fields
+    return opening
 
 
 def decode_reply(line: bytes, kind: type[T]) -> T:
@@ -174,7 +188,8 @@ def decode_reply(line: bytes, kind: type[T]) -> T:
         RequestRefused: The server said no.
         RemoteProtocolError: It is no such reply.
     """
-    return structure(_reply_fields(line), kind)
+    _open_reply(line)
+    return read_as(kind, line)
 
 
 def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
@@ -184,16 +199,16 @@ def decode_get_reply(line: bytes) -> Work | WorkLines | Retry | Complete:
         RequestRefused: The server said no.
         RemoteProtocolError: It is no such reply.
     """
-    fields = _reply_fields(line)
-    match bytes(fields.get("status", b"")):
+    opening = _open_reply(line)
+    match bytes(opening.status):
         case b'"work"':
-            if "items" in fields:
-                return structure(fields, Work)
-            return structure(fields, WorkLines)
+            if opening.items is UNSET:
+                return read_as(WorkLines, line)
+            return read_as(Work, line)
         case b'"retry"':
-            return structure(fields, Retry)
+            return read_as(Retry, line)
         case b'"complete"':
-            return structure(fields, Complete)
+            return read_as(Complete, line)
         case other:
             raise RemoteProtocolError(ErrorCode.BAD_JSON, f"The server's get has status {other!r}.")
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from trioline.config import MAX_PLAIN_BYTES, MAX_RESULTS
 from trioline.errors import ErrorCode, RemoteProtocolError
-from trioline.wire.codec import BAD_JSON_ERRORS, Ref, bad_json, open_fields, structure
+from trioline.wire.codec import BAD_JSON_ERRORS, Ref, open_as, read_as
 from trioline.wire.messages import (
     Bye,
     Done,
@@ -38,6 +38,17 @@ _int = msgspec.json.Decoder(int)
 _str = msgspec.json.Decoder(str)
 
 
+class _Opening(msgspec.Struct):
+    """What is looked at first in a message: what else is in it may be anything."""
+
+    op: Raw = Raw(b"null")
+    ref: Raw | UnsetType = UNSET
+    results: Raw | UnsetType = UNSET
+    first: Raw | UnsetType = UNSET
+    count: Raw | UnsetType = UNSET
+    bytes: Raw | UnsetType = UNSET
+
+
 @attrs.define
 class Envelope:
     """A message whose JSON holds, before its fields are looked at. Nobody changes one: it is not
@@ -46,7 +57,10 @@ class Envelope:
     op: str
     ref: Ref
     """Goes into the reply unchanged."""
-    fields: dict[str, Raw]
+    line: bytes
+    """All of it."""
+    is_lines: bool = False
+    """A ``done`` in lines form."""
     raw_count: int = 0
     """How many raw lines follow the message, as far as it can be told; 0 where none do."""
     bytes_hint: int | None = None
@@ -62,86 +76,68 @@ class Envelope:
         """
         if self.refusal is not None:
             raise self.refusal
-        if "ref" in self.fields:
-            raise RemoteProtocolError(
-                ErrorCode.BAD_REQUEST, "ref must be a scalar: it is an object or an array."
-            )
-        if "op" in self.fields:
-            raise RemoteProtocolError(
-                ErrorCode.BAD_REQUEST,
-                'A request names what it wants in op, a string, as in {"op":"ping"}.',
-            )
-        kind = REQUESTS.get(self.op)
+        kind: type[Request] | None = DoneLines if self.is_lines else REQUESTS.get(self.op)
         if kind is None:
             raise RemoteProtocolError(
                 ErrorCode.UNKNOWN_OP,
                 f"There is no op {self.op[:40]!r}; see protocol.md for those there are.",
             )
-        if kind is Done and ("count" in self.fields or "first" in self.fields):
-            if "results" in self.fields:
-                raise RemoteProtocolError(
-                    ErrorCode.BAD_REQUEST, "done has either results, or first and count: not both."
-                )
-            kind = DoneLines
-        return structure(self.fields, kind)
+        return read_as(kind, self.line)
 
 
 def open_envelope(line: bytes) -> Envelope:
     """Read one message as far as its ``op`` and ``ref``.
 
-    An ``op`` that is no string and a ``ref`` that is no scalar stay among the fields, and
-    ``request`` refuses them: raw lines that follow the message are to be read all the same.
+    What is wrong with these is told by ``request``: raw lines that follow the message are to be
+    read all the same.
 
     Raises:
         RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8.
     """
-    if len(line) > MAX_PLAIN_BYTES:
-        return _open_large(line)
     try:
-        return _envelope_of(open_fields(line))
+        opening = open_as(_Opening, line)
     except RemoteProtocolError:
         envelope = _open_with_surrogates(line)
         if envelope is None:
             raise
         return envelope
+    envelope = Envelope(_op_of(opening), None, line)
+    # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
+    if opening.ref is not UNSET and not bytes(opening.ref).startswith((b"{", b"[")):
+        envelope.ref = opening.ref
+    if envelope.op == "done":
+        envelope.is_lines = opening.count is not UNSET or opening.first is not UNSET
+        if opening.count is not UNSET:
+            envelope.raw_count = _number(opening.count) or 0
+            envelope.bytes_hint = _number(opening.bytes)
+    envelope.refusal = _refusal_of(envelope, opening)
+    return envelope
 
 
-class _Opening(msgspec.Struct):
-    """What is looked at first in a large message: what else is in it may be anything."""
-
-    op: Raw = Raw(b"null")
-    ref: Raw | UnsetType = UNSET
-    results: Raw | UnsetType = UNSET
-    count: Raw | UnsetType = UNSET
-    bytes: Raw | UnsetType = UNSET
-
-
-_opening = msgspec.json.Decoder(_Opening)
-
-
-def _open_large(line: bytes) -> Envelope:
-    """Read a message of more than ``MAX_PLAIN_BYTES``: only a ``done`` has reason to be one."""
+def _op_of(opening: _Opening) -> str:
     try:
-        line.decode()
-        opening = _opening.decode(line)
-    except BAD_JSON_ERRORS as error:
-        envelope = _open_with_surrogates(line)
-        if envelope is None:
-            raise bad_json(error) from error
-        return envelope
-    found = msgspec.structs.asdict(opening)
-    fields = {name: raw for name, raw in found.items() if raw is not UNSET}
-    envelope = _envelope_of(fields)
-    results = bytes(fields.get("results", b""))
-    if envelope.op != "done" or not results:
-        problem = f"Only a done with results may be longer than {MAX_PLAIN_BYTES} bytes."
-    elif "count" in fields:
-        problem = "A done has either results, or first and count: not both."
-    elif results.count(b'"id"') > 4 * MAX_RESULTS:  # results may have an id, too
-        problem = f"One done takes at most {MAX_RESULTS} results."
-    else:
-        return envelope
-    return attrs.evolve(envelope, refusal=RemoteProtocolError(ErrorCode.TOO_LARGE, problem))
+        return _str.decode(opening.op)
+    except BAD_JSON_ERRORS:
+        return ""
+
+
+def _refusal_of(envelope: Envelope, opening: _Opening) -> RemoteProtocolError | None:
+    results = opening.results if envelope.op == "done" else UNSET
+    code, problem = ErrorCode.BAD_REQUEST, None
+    if envelope.ref is None and opening.ref is not UNSET:
+        problem = "ref must be a scalar: it is an object or an array."
+    elif not envelope.op and bytes(opening.op) != b'""':
+        problem = 'A request names what it wants in op, a string, as in {"op":"ping"}.'
+    elif envelope.is_lines and results is not UNSET:
+        problem = "done has either results, or first and count: not both."
+    elif len(envelope.line) > MAX_PLAIN_BYTES:
+        # Only a done has reason to be one.
+        code = ErrorCode.TOO_LARGE
+        if results is UNSET:
+            problem = f"Only a done with results may be longer than {MAX_PLAIN_BYTES} bytes."
+        elif bytes(results).count(b'"id"') > 4 * MAX_RESULTS:  # results may have an id, too
+            problem = f"One done takes at most {MAX_RESULTS} results."
+    return None if problem is None else RemoteProtocolError(code, problem)
 
 
 def _open_with_surrogates(line: bytes) -> Envelope | None:
@@ -169,14 +165,15 @@ def _open_with_surrogates(line: bytes) -> Envelope | None:
     )
     ref = message.get("ref")
     is_plain = ref is not None and not isinstance(ref, dict | list) and not _has_surrogates(ref)
-    # What says that raw lines follow must not be lost: they are to be read and dropped.
-    fields = {
-        name: Raw(json.dumps(message[name]).encode())
-        for name in ("count", "bytes")
-        if isinstance(message.get(name), int)
-    }
-    plain_ref = Raw(json.dumps(ref).encode()) if is_plain else None
-    return attrs.evolve(_envelope(message["op"], plain_ref, fields), refusal=refusal)
+    return Envelope(
+        message["op"],
+        Raw(json.dumps(ref).encode()) if is_plain else None,
+        line,
+        # What says that raw lines follow must not be lost: they are to be read and dropped.
+        raw_count=_count_of(message.get("count")) or 0,
+        bytes_hint=_count_of(message.get("bytes")),
+        refusal=refusal,
+    )
 
 
 def _has_surrogates(value: object) -> bool:
@@ -187,29 +184,12 @@ def _has_surrogates(value: object) -> bool:
     return False
 
 
-def _envelope_of(fields: dict[str, Raw]) -> Envelope:
-    ref = fields.get("ref")
-    # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
-    if ref is not None and bytes(ref).startswith((b"{", b"[")):
-        ref = None
-    else:
-        fields.pop("ref", None)
+def _number(raw: Raw | UnsetType) -> int | None:
     try:
-        op = _str.decode(fields["op"])
-        del fields["op"]
-    except (KeyError, *BAD_JSON_ERRORS):
-        op, fields["op"] = "", fields.get("op", Raw(b"null"))
-    return _envelope(op, ref, fields)
-
-
-def _envelope(op: str, ref: Ref, fields: dict[str, Raw]) -> Envelope:
-    if op != "done" or "count" not in fields:
-        return Envelope(op, ref, fields)
-    return Envelope(op, ref, fields, _number(fields["count"]) or 0, _number(fields.get("bytes")))
-
-
-def _number(raw: Raw | None) -> int | None:
-    try:
-        return None if raw is None else max(0, _int.decode(raw))
+        return None if raw is UNSET else _count_of(_int.decode(raw))
     except BAD_JSON_ERRORS:
         return None
+
+
+def _count_of(value: object) -> int | None:
+    return max(0, value) if isinstance(value, int) else None
