@@ -278,6 +278,43 @@ def test_an_input_touched_while_stopped_is_said(tmp_path: Path) -> None:
     same.close()
 
 
+@pytest.mark.parametrize("fsync", [Fsync.ALWAYS, Fsync.INTERVAL])
+@pytest.mark.parametrize("is_killed", [False, True], ids=["ended", "killed"])
+@pytest.mark.parametrize("is_repaired", [False, True], ids=["started", "repaired"])
+def test_an_answer_of_an_edited_line_is_not_proved_when_the_line_is_put_back(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    fsync: Fsync,
+    is_killed: bool,
+    is_repaired: bool,
+) -> None:
+    """Its block was recorded before the edit, for a neighbour ahead of its turn."""
+    settings = settings_for(tmp_path, fsync=fsync)
+    settings.input.write_bytes(numbers(LINES))
+    job = Job.open(settings)
+    job.commit([Results(5, 1, b"5\n")])
+    job.sync(0)
+    write_at(settings.input, 2 * 3, b"X")
+    job.commit([Results(3, 1, b'"X"\n')])
+    if not is_killed:
+        with pytest.raises(StorageError, match="Put it back as it was"):
+            job.sync(0)
+    job.close()
+    write_at(settings.input, 2 * 3, b"3")
+    if is_repaired:
+        (settings.state / "checksums").unlink()
+        assert invoke("repair", settings.output, "--yes", capture=capfd.readouterr).code == 0
+    job = Job.open(settings)
+    if not is_repaired:
+        assert "Of lines 3 to 3 nothing recorded what they were" in str(job.warning)
+    job.commit([Results(line, 1, b"%d\n" % line) for line in (0, 1, 2, 4, 6, 7)])
+    job.finish(job.source.offset_of(LINES))
+    job.close()
+    told = invoke("verify", settings.input, settings.output, capture=capfd.readouterr)
+    assert told.code == 1
+    assert "lines 3 to 3 are not proved" in told.stdout
+
+
 def test_nothing_is_vouched_for_where_the_inputs_end_is_another(tmp_path: Path) -> None:
     job, settings = opened(tmp_path, Fsync.ALWAYS)
     job.close()

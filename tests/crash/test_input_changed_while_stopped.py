@@ -321,12 +321,12 @@ def test_what_no_durable_point_recorded_is_not_proved_once_the_input_was_touched
     change(settings.input)
     job = Job.open(settings)
     assert job.warning is not None
-    assert "Of lines 128 to 139 nothing recorded what they were" in job.warning
+    assert "Of lines 70 to 139 nothing recorded what they were" in job.warning
     job.close()
     finish_on_disk(settings)
     told = invoke("verify", settings.input, settings.output, capture=capfd.readouterr)
     assert told.code == 1
-    assert f"{settings.output}: lines 128 to 139 are not proved" in told.stdout
+    assert f"{settings.output}: lines 70 to 139 are not proved" in told.stdout
     assert "the input was written to, touched or copied after they were answered" in told.stdout
 
 

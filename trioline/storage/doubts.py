@@ -12,9 +12,11 @@ from pathlib import Path
 import attrs
 
 from trioline.errors import StorageError
+from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES
 from trioline.storage.source import Source
 from trioline.storage.state import State
+from trioline.storage.system import Stat
 
 
 def check_input(state: State) -> None:
@@ -56,14 +58,34 @@ def doubt(state: State, proved_end: int) -> State:
     """
     last, given = state.last, state.source.stat
     settled = state.answers.written_count, state.ahead.end
-    is_written = last.input_mtime_ns not in (0, given.mtime_ns)
-    is_touched = is_written or last.input_ctime_ns not in (0, given.ctime_ns)
     first = max(last.line_count, proved_end, state.checksums.ahead.proved_end)
-    doubted = range(first, max(settled)) if is_touched else range(0)
+    # What was recorded of a block says nothing of lines of it that were answered later: the input
+    # may have been another one then, and be put back.
+    recent = range(max(last.line_count, state.recent.start), state.recent.stop)
+    is_doubtful = is_touched(last, given)
+    doubted = hull([range(first, max(settled)), recent]) if is_doubtful else range(0)
     if doubted:
         last = last.doubting(doubted)
-    warning = _warning(state, doubted) if doubted or (is_written and any(settled)) else None
+    is_told = doubted or (_is_written(last, given) and any(settled))
+    warning = _warning(state, doubted) if is_told else None
     return attrs.evolve(state, last=last, warning=warning)
+
+
+def is_touched(last: Checkpoint, given: Stat) -> bool:
+    """Whether anybody may have changed the input since the last server opened it."""
+    return _is_written(last, given) or last.input_ctime_ns not in (0, given.ctime_ns)
+
+
+def _is_written(last: Checkpoint, given: Stat) -> bool:
+    return last.input_mtime_ns not in (0, given.mtime_ns)
+
+
+def hull(parts: list[range]) -> range:
+    """The fewest lines in a row that have all of some lines among them."""
+    parts = [part for part in parts if part]
+    if not parts:
+        return range(0)
+    return range(min(part.start for part in parts), max(part.stop for part in parts))
 
 
 def _warning(state: State, doubted: range) -> str:

@@ -38,6 +38,11 @@ class Mark:
     length: int
     top: int
 
+    @property
+    def place(self) -> int:
+        """Where the next frame begins: what was appended later is at it, or behind."""
+        return self.segment << _OFFSET_BITS | self.length
+
 
 class Journal:
     """The segments of one run.

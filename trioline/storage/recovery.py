@@ -9,6 +9,7 @@ there, so a crash inside changes nothing.
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 
 import attrs
@@ -64,13 +65,13 @@ def recover(
         if state.last.finished:
             state = _take_up_finished(state)
         else:
-            _replay(state)
+            state = _replay(state)
             warnings = []
             if state.journal.has_gaps:
                 warnings = [state.journal.take_out_gaps()]
                 opened.close()
                 state = _open_files(disk, settings, run, segment_bytes, given, opened)
-                _replay(state)
+                state = _replay(state)
             warnings += _end_replay(disk, settings, state)
             state = doubt(state, proved_end)
             state = _with_warnings(state, warnings)
@@ -216,19 +217,27 @@ def _open_source(
     return source
 
 
-def _replay(state: State) -> None:
+def _replay(state: State) -> State:
     journal, answers, ahead, last = state.journal, state.answers, state.ahead, state.last
     journal.sync_all()
     merge = Merge(answers, journal, ahead)
-    for frame, place in journal.replay(Mark(last.journal_segment, last.journal_bytes, 0)):
+    durable = Mark(last.journal_segment, last.journal_bytes, 0)
+    recent_from = durable.place
+    first, end = sys.maxsize, 0
+    for frame, place in journal.replay(durable):
         if frame.kind is Kind.INPUT:
             state.checksums.ahead.put(frame)
             continue
-        if frame.kind is Kind.TRIED and frame.end > answers.written_count:
-            state.tried.put(frame, place)
+        if frame.kind is Kind.TRIED:
+            if frame.end > answers.written_count:
+                state.tried.put(frame, place)
+            continue
+        if place >= recent_from:
+            first, end = min(first, frame.first), max(end, frame.end)
         merge.apply(frame, place)
     journal.check_complete(last.line_count, last.journal_segment, last.journal_older_bytes)
     check_input(state)
+    return attrs.evolve(state, recent=range(first, end))
 
 
 def _end_replay(disk: Disk, settings: JobSettings, state: State) -> list[str]:

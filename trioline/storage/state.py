@@ -26,5 +26,7 @@ class State:
     tried: TriedIndex
     checksums: Checksums
     source: Source
+    recent: range = range(0)
+    """The lines among which are all that were settled behind ``last``."""
     warning: str | None = None
     """What the user should know of the input, or of what was cut."""

@@ -17,6 +17,7 @@ import attrs
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof
+from trioline.storage.doubts import hull, is_touched
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.forms import counted
@@ -97,6 +98,9 @@ class Plan:
     """What it knows of rejected lines, before any of it is rewritten."""
     unknown: range
     """The lines of both among which some are kept by their form alone."""
+    recent: range
+    """The lines that were answered last, where the input was touched since: nothing recorded what
+    some of them were."""
     is_journal_damaged: bool
     found: tuple[str, ...]
     steps: tuple[str, ...]
@@ -120,13 +124,10 @@ class Plan:
     @property
     def assumed(self) -> range:
         """The kept lines among which some have nothing but their form to speak for them."""
-        parts = [self.unknown]
+        parts = [self.unknown, self.kept.hull(self.recent.start, self.recent.stop)]
         if self.last is not None:
             parts.append(self.kept.hull(self.last.assumed_first, self.last.assumed_end))
-        parts = [part for part in parts if part]
-        if not parts:
-            return range(0)
-        return range(min(part.start for part in parts), max(part.stop for part in parts))
+        return hull(parts)
 
 
 def examine(disk: Disk, given: Given) -> Plan:
@@ -176,6 +177,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         rejected=rejected,
         journal=journal,
         unknown=unknown,
+        recent=_recent(disk, job, all_scans),
         is_journal_damaged=is_journal_damaged,
         found=tuple(notes.found),
         steps=tuple(notes.steps),
@@ -253,6 +255,21 @@ def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
             " they are kept by their form alone, and `trioline verify` will not call them proved"
         )
     return unknown
+
+
+def _recent(disk: Disk, job: Identity, scans: list[Scan]) -> range:
+    """The lines that were answered behind the checkpoint, where the input was touched since."""
+    last, given = job.last, disk.stat(job.settings.input)
+    if last is None or given is None or not is_touched(last, given):
+        return range(0)
+    behind = last.journal_segment, last.journal_bytes
+    lines = [
+        piece.lines
+        for scan in scans
+        for piece in scan.pieces
+        if piece.is_settling and (scan.number, piece.offset) >= behind
+    ]
+    return Ranges(lines).hull(last.line_count, max((end for _, end in lines), default=0))
 
 
 def _tell_of_rescued(rescued: list[Run], notes: Notes) -> None:
