@@ -42,11 +42,17 @@ def text_of(lines: int = LINES) -> bytes:
 
 
 def begun(
-    settings: JobSettings, durable: int, *ahead: range, behind: range = range(0), lines: int = LINES
+    settings: JobSettings,
+    durable: int,
+    *ahead: range,
+    behind: range = range(0),
+    lines: int = LINES,
+    time: int = 0,
 ) -> Contents:
     """A job that was killed with a durable point, lines ahead of it, and some in turn behind it."""
     files, text = CrashFiles(), text_of(lines)
     files.put(INPUT, text)
+    files.set_times(INPUT, time, time)
     job = Job.open(settings, files, segment_bytes=2_000)
     for first in range(0, durable, 50):
         job.commit(answered(range(first, min(first + 50, durable)), text))
@@ -226,3 +232,46 @@ def test_planning_compares_no_frame_with_all_the_others() -> None:
         plan = examine(Disk(files_with(data)), JOB)
     assert plan.is_needed
     assert compared.call_count < 3_000
+
+
+def unproved(files: CrashFiles, settings: JobSettings) -> list[tuple[int | None, int | None]]:
+    """Do the rest; the lines that are not called proved then."""
+    job = Job.open(settings, files)
+    open_lines = set(range(job.written_count, LINES)).difference(*job.ahead())
+    job.commit(answered(sorted(open_lines), files.get(INPUT)))
+    job.finish(job.source.offset_of(LINES))
+    job.close()
+    report = verify(find_subject(Disk(files), settings), lambda _: (), files=files)
+    return [(found.line, found.last_line) for found in report.findings]
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["not told yet", "told by a start"])
+def test_nothing_kept_is_proved_where_the_checkpoint_is_lost_and_the_input_was_touched(
+    settings: JobSettings, is_told: bool
+) -> None:
+    """Only the checkpoint knew how far the input was recorded, and which lines were in doubt."""
+    data = begun(settings, 130, behind=range(130, 260), time=1)
+    files = files_with(edited(data, 200))
+    files.set_times(INPUT, 2, 2)
+    if is_told:
+        job = Job.open(settings, files)
+        assert "Of lines 130 to 259 nothing recorded" in str(job.warning)
+        job.sync(job.source.offset_of(job.written_count))
+        job.close()
+    files.unlink(STATE / "checkpoint")
+    plan = mend_all(files)
+    assert plan.found[-1] == (
+        "/d/in may have been changed after some of the lines 0 to 259 were answered:"
+        " `trioline verify` will not call them proved"
+    )
+    assert unproved(files, settings) == [(0, 259)]
+
+
+def test_all_is_proved_where_the_checkpoint_is_lost_and_nobody_touched_the_input(
+    settings: JobSettings,
+) -> None:
+    files = files_with(begun(settings, 130, behind=range(130, 260), time=1))
+    files.set_times(INPUT, 1, 1)
+    files.unlink(STATE / "checkpoint")
+    mend_all(files)
+    assert unproved(files, settings) == []

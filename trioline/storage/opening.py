@@ -169,6 +169,7 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         run_id=uuid.uuid4().hex,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         version=__version__,
+        given=given,
     )
     files = settings.output, settings.rejected
     for path in files:
@@ -187,8 +188,8 @@ def create(disk: Disk, settings: JobSettings, input_bytes: int, lock: Lock) -> R
         rejected_bytes=0,
         rejected_count=0,
         input_offset=0,
-        input_mtime_ns=0 if given is None else given.mtime_ns,
-        input_ctime_ns=0 if given is None else given.ctime_ns,
+        input_mtime_ns=run.input_mtime_ns,
+        input_ctime_ns=run.input_ctime_ns,
     )
     _write_first(disk, settings, first, lock)
     lock.check()

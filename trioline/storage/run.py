@@ -21,6 +21,7 @@ from trioline.errors import JobMismatch
 from trioline.storage.checkpoint import FORMAT
 from trioline.storage.damage import damaged, newer, output_of
 from trioline.storage.files import Disk
+from trioline.storage.system import Stat
 
 RUN_NAME = "run.json"
 _MAX_BYTES = 1024 * 1024
@@ -44,6 +45,10 @@ class Run:
     input_bytes: int
     input_hash: str
     """blake2b of the input's first and last MiB."""
+    input_mtime_ns: int
+    """When it was written to, as it was when the job was made; 0: not known."""
+    input_ctime_ns: int
+    """When anything about it changed; 0: not known."""
     text: bool
     placeholder: str
     rejected: str | None
@@ -163,9 +168,20 @@ def _difference(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -
 
 
 def make_run(
-    disk: Disk, settings: JobSettings, input_bytes: int, *, run_id: str, created: str, version: str
+    disk: Disk,
+    settings: JobSettings,
+    input_bytes: int,
+    *,
+    run_id: str,
+    created: str,
+    version: str,
+    given: Stat | None = None,
 ) -> Run:
-    """Describe a new job."""
+    """Describe a new job.
+
+    Args:
+        given: The input, before anything of it was answered.
+    """
     return Run(
         format=FORMAT,
         run_id=run_id,
@@ -174,6 +190,8 @@ def make_run(
         input=str(settings.input),
         input_bytes=input_bytes,
         input_hash=hash_input(disk, settings.input, input_bytes),
+        input_mtime_ns=0 if given is None else given.mtime_ns,
+        input_ctime_ns=0 if given is None else given.ctime_ns,
         text=settings.text,
         placeholder=settings.placeholder.decode(),
         rejected=relative_rejected(settings),

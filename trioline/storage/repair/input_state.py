@@ -7,6 +7,7 @@ of the input. All answers of a changed block are dropped, else they would come b
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from itertools import islice
 
@@ -14,6 +15,7 @@ import attrs
 
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES, Proof
+from trioline.storage.doubts import is_touched
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.input_ahead import known_of, sums_from
@@ -21,6 +23,7 @@ from trioline.storage.repair.given import Identity, Notes
 from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.salvage import Piece, Scan
 from trioline.storage.repair.sums import Sums, add_block, named
+from trioline.storage.system import Stat
 
 
 @attrs.frozen
@@ -128,6 +131,46 @@ def tell_changes_ahead(
         notes.found.append(
             f"{path} was changed in {named(stretches, line_count)}, of which there are answers"
         )
+
+
+def find_doubted(disk: Disk, job: Identity, scans: list[Scan], kept: Ranges, notes: Notes) -> range:
+    """The kept lines that the checkpoint knows nothing of, where the input was touched since.
+
+    Without a checkpoint all of them, where it was touched since the job was made: only the
+    checkpoint knew which were in doubt.
+    """
+    given = disk.stat(job.settings.input)
+    if given is None or not _is_touched(job, given):
+        return range(0)
+    doubted = kept.hull(*_behind(job.last, scans))
+    if doubted and notes.steps:
+        notes.found.append(
+            f"{job.settings.input} may have been changed after some of the lines {doubted.start} to"
+            f" {doubted.stop - 1} were answered: `trioline verify` will not call them proved"
+        )
+    return doubted
+
+
+def _is_touched(job: Identity, given: Stat) -> bool:
+    if job.last is not None:
+        return is_touched(job.last, given)
+    made = job.run.input_mtime_ns, job.run.input_ctime_ns
+    return made != (given.mtime_ns, given.ctime_ns)
+
+
+def _behind(last: Checkpoint | None, scans: list[Scan]) -> tuple[int, int]:
+    """First line and end of what was answered behind the checkpoint."""
+    if last is None:
+        return 0, sys.maxsize
+    place = last.journal_segment, last.journal_bytes
+    lines = [
+        piece.lines
+        for scan in scans
+        for piece in scan.pieces
+        if piece.is_settling and (scan.number, piece.offset) >= place
+    ]
+    first = min((first for first, _ in lines), default=0)
+    return max(first, last.line_count), max((end for _, end in lines), default=0)
 
 
 def _is_answer(piece: Piece, lines: Ranges, base_end: int) -> bool:

@@ -17,12 +17,12 @@ import attrs
 from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof
-from trioline.storage.doubts import hull, is_touched
+from trioline.storage.doubts import hull
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
-from trioline.storage.repair.input_state import tell_changes_ahead, without_changed
+from trioline.storage.repair.input_state import find_doubted, tell_changes_ahead, without_changed
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
@@ -98,9 +98,8 @@ class Plan:
     """What it knows of rejected lines, before any of it is rewritten."""
     unknown: range
     """The lines of both among which some are kept by their form alone."""
-    recent: range
-    """The lines that were answered last, where the input was touched since: nothing recorded what
-    some of them were."""
+    doubted: range
+    """The kept lines of which nothing says what some were, where the input was touched."""
     is_journal_damaged: bool
     found: tuple[str, ...]
     steps: tuple[str, ...]
@@ -124,7 +123,7 @@ class Plan:
     @property
     def assumed(self) -> range:
         """The kept lines among which some have nothing but their form to speak for them."""
-        parts = [self.unknown, self.kept.hull(self.recent.start, self.recent.stop)]
+        parts = [self.unknown, self.doubted]
         if self.last is not None:
             parts.append(self.kept.hull(self.last.assumed_first, self.last.assumed_end))
         return hull(parts)
@@ -164,6 +163,8 @@ def examine(disk: Disk, given: Given) -> Plan:
     _tell_of_table(disk, job, kept, notes)
     unknown = _unknown(base, rescued, kept, notes)
     _tell_of_rescued(rescued, notes)
+    kept_lines = Ranges([*_held(scans), *_lines_of([base.run, *rescued, *told])])
+    doubted = find_doubted(disk, job, all_scans, kept_lines, notes)
     return Plan(
         settings=job.settings,
         run=job.run,
@@ -177,7 +178,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         rejected=rejected,
         journal=journal,
         unknown=unknown,
-        recent=_recent(disk, job, all_scans),
+        doubted=doubted,
         is_journal_damaged=is_journal_damaged,
         found=tuple(notes.found),
         steps=tuple(notes.steps),
@@ -255,21 +256,6 @@ def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
             " they are kept by their form alone, and `trioline verify` will not call them proved"
         )
     return unknown
-
-
-def _recent(disk: Disk, job: Identity, scans: list[Scan]) -> range:
-    """The lines that were answered behind the checkpoint, where the input was touched since."""
-    last, given = job.last, disk.stat(job.settings.input)
-    if last is None or given is None or not is_touched(last, given):
-        return range(0)
-    behind = last.journal_segment, last.journal_bytes
-    lines = [
-        piece.lines
-        for scan in scans
-        for piece in scan.pieces
-        if piece.is_settling and (scan.number, piece.offset) >= behind
-    ]
-    return Ranges(lines).hull(last.line_count, max((end for _, end in lines), default=0))
 
 
 def _tell_of_rescued(rescued: list[Run], notes: Notes) -> None:
