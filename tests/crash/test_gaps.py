@@ -119,11 +119,33 @@ def test_bad_frames_at_several_places() -> None:
     job.close()
 
 
-def test_a_torn_end_is_no_gap() -> None:
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("cut_bytes", [0, 40], ids=["flipped", "torn"])
+def test_a_bad_end_is_told_and_kept(text: bool, cut_bytes: int) -> None:
+    """Its lines may have been acknowledged: nothing tells damage from what a crash left."""
+    settings = settings_for(FOLDER, text=text)
+    files, length = killed(settings, behind=4)
+    data = files.get(SEGMENT)[:length]
+    *_, (at, size, _) = (one for one in frames_in(data) if one[2] == Kind.RESULTS)
+    files.put(SEGMENT, data[: at + size - cut_bytes])
+    as_it_was = spoil(files, at + HEADER_BYTES)
+
+    job = Job.open(settings, files)
+    assert settled(job) == set(range(4, LINES - PIECE))
+    assert f"{SEGMENT} was damaged: bytes {at:,} to " in str(job.warning)
+    assert files.get(FOLDER / f"{SEGMENT}.damaged-{at}") == as_it_was
+    job.close()
+    job = Job.open(settings, files)
+    assert job.warning is None
+    job.close()
+
+
+def test_zeros_behind_the_last_frame_are_no_gap() -> None:
     settings = settings_for(FOLDER)
     files, length = killed(settings)
-    files.put(SEGMENT, files.get(SEGMENT)[: length - 40] + bytes(5_000))
+    files.put(SEGMENT, files.get(SEGMENT)[:length] + bytes(5_000))
     job = Job.open(settings, files)
+    assert job.warning is None
     assert not [path for path in files.paths() if "damaged" in path.name]
     job.close()
 

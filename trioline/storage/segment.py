@@ -188,7 +188,7 @@ class Segment:
     def frames_behind(self) -> Iterator[tuple[Frame, int]]:
         """After ``frames``: the good frames behind the first bad one, and their offsets.
 
-        What is bad at the end, with no good frame behind it, is no gap: it is a torn end.
+        What is bad at the end is a gap, too, unless it is zeros: it may have been acknowledged.
         """
         self.gaps = []
         at = self.good_length
@@ -211,23 +211,28 @@ class Segment:
             at += HEADER_BYTES + len(frame.payload)
 
     def _next_good(self, bad: int) -> int | None:
-        """Where the next good frame begins behind a bad one.
+        """Where the next good frame begins behind a bad one; or the end, behind what is no zero.
 
         JSON holds no byte 0, so that what is found by its looks is no part of a result. In text it
         may be, forged by a worker, which knows the run id: there, only what begins where the bad
-        frame says that it ends counts, and anything else that is no zero makes a gap up to the end.
+        frame says that it ends counts.
         """
         file = self._opened()
-        if not self._is_text:
-            at = bad
-            while (found := next_head(file, at + 1)) is not None and self.read(found) is None:
-                at = found
-            return found
+        found = (self._next_stated if self._is_text else self._next_found)(file, bad)
+        if found is None and self._has_data(file, bad):
+            return self.length
+        return found
+
+    def _next_found(self, file: File, bad: int) -> int | None:
+        at = next_head(file, bad + 1)
+        while at is not None and self.read(at) is None:
+            at = next_head(file, at + 1)
+        return at
+
+    def _next_stated(self, file: File, bad: int) -> int | None:
         header = Header.unpack(file.read(HEADER_BYTES, bad))
         end = self.length if header is None else bad + HEADER_BYTES + header.length
-        if end < self.length and self.read(end) is not None:
-            return end
-        return self.length if self._has_data(file, bad) else None
+        return end if end < self.length and self.read(end) is not None else None
 
     def _has_data(self, file: File, at: int) -> bool:
         while at < self.length and (data := file.read(_MAX_READ_BYTES, at)):
