@@ -242,9 +242,11 @@ def find_bad_json(block: bytes) -> int | None:
     Returns:
         Its place, from 0; None where all are JSON.
     """
-    lines = block[:-1].split(b"\n")
+    lines = block.split(b"\n")
+    lines.pop()  # behind the last newline: cheaper than a copy of the block without it
     try:
-        block.decode()
+        if not block.isascii():
+            block.decode()
         deque(map(_raw.decode, lines), maxlen=0)
     except BAD_JSON_ERRORS:
         return next(place for place, line in enumerate(lines) if not is_json(line))
