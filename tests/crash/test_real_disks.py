@@ -24,7 +24,16 @@ from pathlib import Path
 
 import committer
 import pytest
-from processes import DEADLINE_SECONDS, ROOT, Plain, Serve, numbers, serving, wait_until
+from processes import (
+    DEADLINE_SECONDS,
+    ROOT,
+    Plain,
+    Serve,
+    numbers,
+    serving,
+    started,
+    wait_until,
+)
 
 from trioline.config import Fsync
 from trioline.storage import Job
@@ -69,7 +78,7 @@ LINES = 200
 
 
 class Worker(threading.Thread):
-    """Answers all lines, some at a time; waits where the server does."""
+    """Answers all lines, some at a time; waits where the server does, and ends where that does."""
 
     def __init__(self, serve: Serve) -> None:
         super().__init__()
@@ -77,7 +86,7 @@ class Worker(threading.Thread):
         self.done_count = 0
 
     def run(self) -> None:
-        with Plain(self.port) as plain:
+        with contextlib.suppress(ConnectionError, EOFError), Plain(self.port) as plain:
             while (work := plain.get_lines(5)) is not None:
                 first, lines = work
                 assert plain.done_lines(first, [ANSWER] * len(lines))["accepted"] == len(lines)
@@ -116,6 +125,53 @@ def test_a_full_file_system_gets_room_again(tmp_path: Path, fsync: str) -> None:
         with serving(*arguments, cwd=tmp_path) as serve:
             check_pause(serve, filler.unlink)
         assert (small / "out").read_bytes() == (ANSWER + b"\n") * LINES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsync", Fsync)
+def test_a_start_on_a_full_file_system_waits_for_room(tmp_path: Path, fsync: str) -> None:
+    """Killed while it waited, the job waits again: nothing that was acknowledged is done again."""
+    (tmp_path / "in").write_bytes(numbers(LINES))
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as small:
+        filler = small / "filler"
+        filler.write_bytes(bytes(1_700 * KIB))
+        arguments = ("in", "small/out", "--fsync", fsync, "--linger", "0.5")
+        with serving(*arguments, cwd=tmp_path) as serve:
+            acknowledged = answer_until_full(serve)
+        with filler.open("ab", buffering=0) as rest, contextlib.suppress(OSError):
+            while rest.write(bytes(KIB)):
+                pass
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with started("serve", *arguments, "--port", "0", cwd=tmp_path) as start:
+                start.wait_said("goes on by itself when there is room")
+                stopped = start.stop(number)
+            assert stopped.code == 4
+            assert stopped.stdout == ""
+        serve = Serve(arguments, tmp_path)
+        try:
+            serve.wait_said("goes on by itself when there is room")
+            filler.unlink()
+            serve.wait_listening()
+            worker = Worker(serve)
+            worker.run()
+            ended = serve.wait()
+        finally:
+            serve.kill()
+        assert ended.code == 0
+        assert "There is room again" in ended.stderr
+        assert worker.done_count == LINES - acknowledged
+        assert (small / "out").read_bytes() == (ANSWER + b"\n") * LINES
+
+
+def answer_until_full(serve: Serve) -> int:
+    """Answer lines until the disk is full, then kill the server; how many were acknowledged."""
+    worker = Worker(serve)
+    worker.start()
+    serve.wait_status(lambda status: status["state"] == "disk-full", "a full disk")
+    serve.kill()
+    worker.join()
+    assert 0 < worker.done_count < LINES
+    return worker.done_count
 
 
 @pytest.mark.slow

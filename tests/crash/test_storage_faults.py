@@ -335,6 +335,35 @@ def test_every_call_of_a_recovery_may_fail(call: str, fsync: Fsync) -> None:
     assert ended["ended"] > 0 or call not in made_by_recovery
 
 
+@pytest.mark.parametrize("fsync", Fsync)
+@pytest.mark.parametrize("call", TAKES_ROOM)
+def test_a_start_may_be_tried_until_there_is_room(call: str, fsync: Fsync) -> None:
+    """From any call on, however often, also after a loss of power: what follows is the same."""
+    waited = 0
+    for seed in range(12):
+        at = 1
+        while True:
+            play = Play(settings(fsync), None)
+            killed = play.open()
+            for entries in ([ENTRIES[3], ENTRIES[1]], [ENTRIES[0]], [ENTRIES[2]], [ENTRIES[4]]):
+                play.commit(killed, *entries)
+            if seed:
+                play.files.lose_power(random.Random(seed))
+            play.files.kill()
+            if fsync is not Fsync.ALWAYS and seed:
+                play.acknowledged.clear()
+                play.kept.clear()
+            play.fault = play.files.fail = fault = Fault(call, at, errno.ENOSPC, for_ever=True)
+            play.call(None, play.open)
+            play.restart()
+            check_end(play)
+            if fault.path is None:
+                break
+            waited += play.full_count == TOO_OFTEN
+            at += 1
+    assert waited or call != "pwrite"
+
+
 def open_sentence(play: Play) -> str:
     """Open the job; gives what it said if it could not."""
     try:

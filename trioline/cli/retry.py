@@ -19,6 +19,7 @@ from trioline.cli.options import (
     local_work_options,
     work_options,
 )
+from trioline.cli.room import when_there_is_room
 from trioline.cli.run import has_command, serve_and_work
 from trioline.cli.serving import Companion, Service, serve_job, service_from
 from trioline.storage.retry.retry import Retry
@@ -60,7 +61,7 @@ def retry_job(service: Service, companion: Companion | None = None) -> int:
     Raises:
         TriolineError: As ``Retry.open`` and ``serve_job`` do, possibly in exception groups.
     """
-    with contextlib.closing(Retry.open(service.job)) as retry:
+    with contextlib.closing(when_there_is_room(lambda: Retry.open(service.job))) as retry:
         if retry.warning is not None:
             log.warning("%s", retry.warning)
         if not retry.line_count:

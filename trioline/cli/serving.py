@@ -17,6 +17,7 @@ import trio
 
 from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
 from trioline.cli.options import job_settings, lease_settings, server_settings
+from trioline.cli.room import when_there_is_room
 from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
 from trioline.errors import StorageError, UsageError
 from trioline.ops.progress import Progress, summary
@@ -82,7 +83,7 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
         TriolineError: As ``Job.open`` and ``Server.run`` do, possibly in exception groups.
     """
     _check_before(service)
-    with contextlib.closing(Job.open(service.job)) as job:
+    with contextlib.closing(when_there_is_room(lambda: Job.open(service.job))) as job:
         job.numbers = service.numbers
         if job.warning is not None:
             log.warning("%s", job.warning)
