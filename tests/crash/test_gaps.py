@@ -5,6 +5,7 @@ Neither may be refused, as a loss of power leaves the same; neither may go by wi
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import struct
@@ -16,7 +17,7 @@ from storage_helpers import Crash, CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
-from trioline.storage import Job, Results, Tried
+from trioline.storage import Job, Results, Tried, kept
 from trioline.storage.frames import HEADER_BYTES, Frame, Kind, encode, seed_of
 from trioline.wire.codec import find_bad_json
 
@@ -282,10 +283,31 @@ def test_without_room_for_the_copy_nothing_is_cut() -> None:
         return 28 if call == "pwrite" and ".cut-" in path.name else None
 
     files.fail = full
-    with pytest.raises(DiskFull, match="Make room"):
+    size = len(answers(0, 4))
+    with pytest.raises(DiskFull, match=f"Make room.* copy of {size} bytes"):
         Job.open(settings, files)
     assert files.get(settings.output) == answers(0, 4)
     assert not [path for path in files.paths() if "cut" in path.name]
+
+
+def test_a_crash_loop_leaves_a_stated_number_of_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest of them, and all that are longer than a crash can leave."""
+    settings = settings_for(tmp_path)
+    settings.input.write_bytes(input_of(LINES))
+    Job.open(settings).close()
+    monkeypatch.setattr(kept, "CRASH_BYTES", 50 * len(answer(0)))
+    made = []
+    for count in (60, *range(1, 30)):
+        content = answer(0) * count
+        settings.output.write_bytes(content)
+        Job.open(settings).close()
+        made.append(settings.state / f"out.cut-0-{len(content)}")
+        os.utime(made[-1], (count, count))
+        assert made[-1].read_bytes() == content
+    left = {path for path in made if path.exists()}
+    assert left == {made[0], *made[-kept.MAX_COPIES :]}
 
 
 def test_damage_below_what_was_durable_is_refused() -> None:

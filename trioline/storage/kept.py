@@ -1,16 +1,23 @@
 """What a start takes away of a file is kept in a copy beside the journal, and said.
 
 A copy is on the disk, with its name, before anything is taken away. It is named after what it is of
-and where it was, so that a start that was cut off writes the same one again. Nobody removes it.
+and where it was, so that a start that was cut off writes the same one again.
+
+A server that is killed again and again may leave something to copy each time: results that are
+computed again. So of the copies that may be of such only the newest are kept. What is longer than a
+crash can leave is somebody's work, as where an older state was put back: nobody removes that.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from trioline.config import MAX_QUEUED_BYTES, SYNC_INTERVAL_BYTES
+from trioline.errors import DiskFull
 from trioline.storage.damage import output_of
 from trioline.storage.files import Disk, File
 from trioline.storage.frames import Frame, Kind, Region, encode
@@ -18,7 +25,12 @@ from trioline.storage.new_file import NewFile
 from trioline.storage.output import GrowingFile
 from trioline.storage.segment import Segment
 
+MAX_COPIES = 8
+"""Of what crashes may have left; together at most a gibibyte."""
+CRASH_BYTES = SYNC_INTERVAL_BYTES + MAX_QUEUED_BYTES
+"""What a server has not made durable, and one commit."""
 _READ_BYTES = 1024 * 1024
+_COPY = re.compile(r".+\.(?:cut-\d+|damaged)-\d+")
 
 
 def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
@@ -92,10 +104,25 @@ def _with_lines(frame: Frame, output: File) -> Frame:
 
 
 def _copy(disk: Disk, old: File, begin: int, end: int, to: Path) -> None:
-    with NewFile(disk, to) as new:
-        for data in _pieces(old, begin, end):
-            new.append(data)
+    try:
+        with NewFile(disk, to) as new:
+            for data in _pieces(old, begin, end):
+                new.append(data)
+    except DiskFull as full:
+        why = f"{full} It is a copy of {end - begin:,} bytes that this start takes away."
+        raise DiskFull(why, to) from full
     disk.sync_folder(to.parent)
+    _drop_old_copies(disk, to)
+
+
+def _drop_old_copies(disk: Disk, newest: Path) -> None:
+    copies = []
+    for name in disk.names(newest.parent):
+        found = disk.stat(newest.with_name(name)) if _COPY.fullmatch(name) else None
+        if found is not None and found.size <= CRASH_BYTES and name != newest.name:
+            copies.append((found.mtime_ns, name))
+    for _, name in sorted(copies, reverse=True)[MAX_COPIES - 1 :]:
+        disk.unlink(newest.with_name(name))
 
 
 def _pieces(file: File, begin: int, end: int) -> Iterator[bytes]:
