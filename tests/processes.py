@@ -242,6 +242,7 @@ def invoke(*arguments: str | Path, capture: Callable[[], tuple[str, str]]) -> Fi
     """
     root, server = logging.getLogger(), logging.getLogger("trioline.server")
     handlers, levels = root.handlers[:], (root.level, server.level)
+    stops = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root.handlers.clear()
     overdue: list[int] = []
 
@@ -257,6 +258,8 @@ def invoke(*arguments: str | Path, capture: Callable[[], tuple[str, str]]) -> Fi
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
+        for number, handler in stops.items():
+            signal.signal(number, handler)
         root.handlers[:] = handlers
         root.setLevel(levels[0])
         server.setLevel(levels[1])

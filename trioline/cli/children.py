@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import trio
 
 from trioline.cli.main import EXIT_DONE, EXIT_STOPPED
+from trioline.cli.signals import Stops
 
 log = logging.getLogger("trioline.cli")
 
@@ -75,14 +76,16 @@ async def run_workers(commands: Sequence[Sequence[str]], drain_seconds: float) -
     return next((code for code in codes if code not in (EXIT_DONE, EXIT_SENT_HOME)), EXIT_DONE)
 
 
-async def run_until_signal(commands: Sequence[Sequence[str]], drain_seconds: float) -> int:
+async def run_until_signal(
+    commands: Sequence[Sequence[str]], drain_seconds: float, stops: Stops
+) -> int:
     """Run worker processes until all have ended, or a signal ends them.
 
     Returns:
         As ``run_workers``; 4 after a signal.
     """
     code = EXIT_STOPPED
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with stops.heard() as signals:
         async with trio.open_nursery() as nursery:
 
             async def end_at_signal() -> None:

@@ -5,11 +5,13 @@ Commands are imported when they are called, so that ``--help`` and ``--version``
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import click
 
@@ -80,19 +82,38 @@ def main() -> None:
     Where nothing better is done about SIGTERM it is what SIGINT is; and once the exit code is
     known, neither changes it any more.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    end_at(signal.SIGTERM)
+    code = EXIT_STOPPED
+    with contextlib.suppress(KeyboardInterrupt):
         code = run(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = EXIT_STOPPED
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
+    _ignore_signals()
     sys.exit(code)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    # Not by SIGINT: what a script starts with & has that ignored.
-    raise KeyboardInterrupt
+def end_at(*numbers: signal.Signals) -> None:
+    """Let signals end the command with 4, by KeyboardInterrupt."""
+    for number in numbers:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, once: a second one would come in the midst of what the first does.
+
+    While trio's loop runs, its own handler of SIGINT knows where one may be raised. It is only
+    called: what a script starts with ``&`` has SIGINT ignored.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    _ignore_signals()
+    if callable(handler) and handler != _interrupt:
+        handler(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from trioline.cli import logs
-from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
+from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED, end_at
 from trioline.cli.options import (
     end_options,
     kept_job_options,
@@ -22,6 +22,7 @@ from trioline.cli.options import (
 from trioline.cli.room import when_there_is_room
 from trioline.cli.run import has_command, serve_and_work
 from trioline.cli.serving import Companion, Service, serve_job, service_from
+from trioline.cli.signals import STOPS
 from trioline.storage.retry.retry import Retry
 
 log = logging.getLogger("trioline.cli")
@@ -71,6 +72,7 @@ def retry_job(service: Service, companion: Companion | None = None) -> int:
             again = attrs.evolve(service, job=retry.settings, numbers=retry.numbers)
             if serve_job(again, companion) == EXIT_STOPPED:
                 return EXIT_STOPPED
+        end_at(*STOPS)  # serving has made them mean nothing
         log.info("Putting the results of %s lines in their places.", f"{retry.line_count:,}")
         rejected = retry.put_in_place()
     if not rejected:

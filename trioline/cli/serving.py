@@ -18,6 +18,7 @@ import trio
 from trioline.cli.main import EXIT_DONE, EXIT_REJECTED, EXIT_STOPPED
 from trioline.cli.options import job_settings, lease_settings, server_settings
 from trioline.cli.room import when_there_is_room
+from trioline.cli.signals import Stops
 from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
 from trioline.errors import StorageError, UsageError
 from trioline.ops.progress import Progress, summary
@@ -35,7 +36,6 @@ log = logging.getLogger("trioline.cli")
 REFRESH_SECONDS = 0.5
 OWN_FILES = 32
 """File descriptors for the job's files, the event loop and those just being accepted."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Companion = Callable[[Server, Sequence[Address]], Awaitable[None]]
 """Runs beside the server; cancelled when that ends."""
@@ -74,7 +74,7 @@ def service_from(options: dict[str, Any]) -> Service:
 
 
 def serve_job(service: Service, companion: Companion | None = None) -> int:
-    """Serve a job until it is over or a signal stops it.
+    """Serve a job until it is over or a signal stops it; signals mean nothing after that.
 
     Returns:
         The exit code.
@@ -90,10 +90,14 @@ def serve_job(service: Service, companion: Companion | None = None) -> int:
         if job.is_finished:
             log.info("%s", _finished(job))
         else:
-            outcome = trio.run(_serve, job, _with_room_for_files(service), companion)
-            if outcome is not Outcome.COMPLETE:
-                return EXIT_STOPPED
-        return EXIT_REJECTED if job.rejected_count else EXIT_DONE
+            trio.run(_serve, job, _with_room_for_files(service), companion, Stops())
+        return _exit_code(job)
+
+
+def _exit_code(job: Job) -> int:
+    if not job.is_finished:
+        return EXIT_STOPPED
+    return EXIT_REJECTED if job.rejected_count else EXIT_DONE
 
 
 def _check_before(service: Service) -> None:
@@ -128,7 +132,7 @@ async def _try_to_listen(settings: ServerSettings) -> None:
         pass
 
 
-async def _serve(job: Job, service: Service, companion: Companion | None) -> Outcome:
+async def _serve(job: Job, service: Service, companion: Companion | None, stops: Stops) -> None:
     server = Server(job, service.leases, service.server)
     outcome = Outcome.STOPPED
     ended = trio.Event()
@@ -139,10 +143,10 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
         outcome = await server.run(task_status=task_status)
         ended.set()
 
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with stops.heard() as signals:
         # Signals are heard to the very end, also while the companion is being ended.
         async with trio.open_nursery() as hearing:
-            hearing.start_soon(_stop_at_signals, server, signals, progress)
+            hearing.start_soon(_stop_at_signals, server, signals, progress, job)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(run)
                 with _announced(addresses, service):
@@ -154,10 +158,11 @@ async def _serve(job: Job, service: Service, companion: Companion | None) -> Out
                     nursery.cancel_scope.cancel()
             hearing.cancel_scope.cancel()
     log.info("%s", _last_words(server, outcome, service))
-    return outcome
 
 
-async def _stop_at_signals(server: Server, signals: AsyncIterator[int], progress: Progress) -> None:
+async def _stop_at_signals(
+    server: Server, signals: AsyncIterator[int], progress: Progress, job: Job
+) -> None:
     stops = 0
     async for number in signals:
         stops += 1
@@ -168,7 +173,7 @@ async def _stop_at_signals(server: Server, signals: AsyncIterator[int], progress
             )
         if stops == 3:
             progress.close()
-            os._exit(EXIT_STOPPED)  # what was acknowledged is safe at every instant
+            os._exit(_exit_code(job))  # what was acknowledged is safe at every instant
         server.stop()
 
 

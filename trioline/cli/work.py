@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,6 +29,7 @@ from trioline.cli.options import (
     token_option,
     work_options,
 )
+from trioline.cli.signals import Stops
 from trioline.client.each import each_function
 from trioline.client.pool import exec_function
 from trioline.client.worker import WorkerSummary, run_worker
@@ -91,9 +91,9 @@ def work_command(targets: tuple[str, ...], **options: Any) -> int:  # noqa: ANN4
     address, function_name = _find_targets(targets, options)
     work = Work.from_options(address, function_name, options)
     if options["processes"] > 1:
-        return trio.run(_run_processes, work, options["processes"])
+        return trio.run(_run_processes, work, options["processes"], Stops())
     work.load()
-    return anyio.run(work.run, backend="trio")
+    return anyio.run(work.run, Stops(), backend="trio")
 
 
 def _find_targets(targets: tuple[str, ...], options: dict[str, Any]) -> tuple[str, str | None]:
@@ -201,11 +201,11 @@ class Work:
         given += [flag for flag, is_set in flags.items() if is_set]
         return given if self.function_name is None else [self.function_name, *given]
 
-    async def run(self) -> int:
+    async def run(self, stops: Stops) -> int:
         """Work until the job is complete or a signal comes; returns the exit code."""
         async with self._function() as (function, many), anyio.create_task_group() as tasks:
             stop = anyio.Event()
-            tasks.start_soon(_stop_at_signal, stop)
+            tasks.start_soon(_stop_at_signal, stops, stop)
             summary = await run_worker(
                 function,
                 self.address,
@@ -244,21 +244,21 @@ class Work:
             yield load_function(self.function_name), self.many
 
 
-async def _stop_at_signal(stop: anyio.Event) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _stop_at_signal(stops: Stops, stop: anyio.Event) -> None:
+    with stops.heard() as signals:
         async for _ in signals:
             if stop.is_set():
                 os._exit(EXIT_STOPPED)  # the server takes the leases back by itself
             stop.set()
 
 
-async def _run_processes(work: Work, count: int) -> int:
+async def _run_processes(work: Work, count: int, stops: Stops) -> int:
     name = work.name or f"{socket.gethostname()}:{os.getpid()}"
     commands = [
         worker_command(work.address, work.arguments(), f"{name}-{number}")
         for number in range(1, count + 1)
     ]
-    return await run_until_signal(commands, work.drain_seconds)
+    return await run_until_signal(commands, work.drain_seconds, stops)
 
 
 _SENT_HOME = "the server sent this worker home before the end of the job"
