@@ -227,6 +227,21 @@ def test_a_commit_that_was_taken_back_is_no_edit() -> None:
 # --- what describes the job ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["run.json", "checksums"])
+@pytest.mark.parametrize("change", [replace, Path.unlink])
+def test_a_file_that_only_a_start_needs_is_missed_at_the_next_durable_point(
+    tmp_path: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    job, settings = opened(tmp_path, Fsync.ALWAYS)
+    path = settings.state / name
+    change(path)
+    with pytest.raises(StorageError, match="removed while the job ran") as caught:
+        job.sync(job.source.offset_of(DURABLE + 1))
+    assert caught.value.path == str(path)
+    assert f"`trioline repair {settings.output}`" in str(caught.value)
+    job.close()
+
+
 @pytest.mark.parametrize("name", ["out.trioline", "out.trioline/checkpoint"])
 def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path, name: str) -> None:
     job, settings = opened(tmp_path, Fsync.ALWAYS)

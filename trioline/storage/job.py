@@ -356,6 +356,7 @@ class Job:
         state = self.settings.state
         if not self._checkpoints.is_in_place():
             raise StorageError(f"{state} {FOLDER_GONE}", state)
+        self._state.standing.check()
         newest = self._checkpoints.read(self._last.run_id)
         if newest.epoch != self._last.epoch:
             raise taken_over(state)

@@ -31,6 +31,7 @@ from trioline.storage.output import GrowingFile
 from trioline.storage.point import Point
 from trioline.storage.run import Run
 from trioline.storage.source import Source
+from trioline.storage.standing import Standing
 from trioline.storage.state import State
 from trioline.storage.system import Stat
 from trioline.storage.tried import TriedIndex
@@ -127,6 +128,7 @@ def _open_files(
         tried=TriedIndex(journal),
         checksums=checksums,
         source=source,
+        standing=Standing(disk, settings),
     )
 
 

@@ -10,6 +10,7 @@ from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.covering import Checksums
 from trioline.storage.journal import Journal
 from trioline.storage.source import Source
+from trioline.storage.standing import Standing
 from trioline.storage.tried import TriedIndex
 
 
@@ -26,6 +27,7 @@ class State:
     tried: TriedIndex
     checksums: Checksums
     source: Source
+    standing: Standing
     recent: range = range(0)
     """The lines among which are all that were settled behind ``last``."""
     warning: str | None = None
