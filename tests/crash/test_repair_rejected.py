@@ -157,7 +157,8 @@ def test_an_edited_record_that_still_holds_is_said(done: int) -> None:
     data = with_record(job_of(done=done, started_at=100), 1, b'"no"', b'"ok"')
     files = files_with(data)
     assert not verify(find_subject(Disk(files), SETTINGS), lambda _: (), files=files).holds
-    with pytest.raises(StorageError, match=r"out\.rejected.* bytes 0 to \d+ .*trioline repair"):
+    told = r"out\.rejected.* bytes 0 to \d+ .*trioline repair.*in lines 1 to \d+ .*ids 0 to \d+\.$"
+    with pytest.raises(StorageError, match=told):
         Job.open(SETTINGS, files)
     assert contents(files) == data
     files, plan = repaired(data)

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from trioline.storage import encode_record
+from trioline.storage.rejected import where_in
 
 
 def record_of(content: bytes | int, errors: list[str] | None = None) -> dict[str, object]:
@@ -17,6 +18,21 @@ def record_of(content: bytes | int, errors: list[str] | None = None) -> dict[str
     record = json.loads(data)
     assert isinstance(record, dict)
     return record
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ((0, 1), "These bytes are in line 1 of it, the record with the id 3."),
+        ((1, 3), "These bytes are in lines 2 to 3 of it, the records with the ids 5 to 8."),
+        ((2, 4), "Line 4 of it is no record of a rejected line."),
+    ],
+)
+def test_who_edited_a_record_hears_where_to_look(part: tuple[int, int], told: str) -> None:
+    lines = [encode_record(n, b"x", attempts=1, losses=0, errors=["no"]) for n in (3, 5, 8)]
+    lines.append(b'{"id":"9"}\n')
+    begin, end = (sum(map(len, lines[:count])) for count in part)
+    assert where_in(b"".join(lines), begin, end) == told
 
 
 def test_the_whole_record() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from trioline.config import Fsync, JobSettings
+from trioline.errors import StorageError
 from trioline.storage.ahead import AheadIndex
 from trioline.storage.answers import Answers
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
@@ -29,6 +30,7 @@ from trioline.storage.merge import Merge
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
 from trioline.storage.point import Point
+from trioline.storage.rejected import where_in
 from trioline.storage.run import Run
 from trioline.storage.source import Source
 from trioline.storage.standing import Standing
@@ -183,9 +185,7 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
         for file in (output, rejected):
             file.sync(force=True)
         output.check_begin(last.tail_bytes, last.tail_crc)
-        rejected.check_begin(last.rejected_tail_bytes, last.rejected_tail_crc)
-        if last.rejected_bytes <= _WHOLE_BYTES:
-            rejected.check_whole(last.rejected_tail_bytes, last.rejected_crc)
+        _check_records(disk, rejected, last)
         opened.pop_all()
     return Answers(
         output,
@@ -194,6 +194,22 @@ def _open_answers(disk: Disk, settings: JobSettings, last: Checkpoint) -> Answer
         written_count=last.line_count,
         rejected_count=last.rejected_count,
     )
+
+
+def _check_records(disk: Disk, rejected: GrowingFile, last: Checkpoint) -> None:
+    end = last.rejected_bytes
+    begin = end - last.rejected_tail_bytes
+    is_whole = end <= _WHOLE_BYTES
+    try:
+        rejected.check_begin(last.rejected_tail_bytes, last.rejected_tail_crc)
+        begin, end = 0, begin
+        if is_whole:
+            rejected.check_whole(last.rejected_tail_bytes, last.rejected_crc)
+    except StorageError as error:
+        if not is_whole or disk.size(rejected.path) < last.rejected_bytes:
+            raise
+        where = where_in(disk.read_whole(rejected.path, _WHOLE_BYTES), begin, end)
+        raise StorageError(f"{error} {where}", error.path) from error
 
 
 def _open_growing(disk: Disk, path: Path, length: int, output: Path) -> GrowingFile:
