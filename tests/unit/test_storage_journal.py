@@ -34,7 +34,8 @@ def open_journal(files: CrashFiles, segment_bytes: int = 1 << 20, run: bytes = R
 def replayed(files: CrashFiles, durable: Mark = NOTHING, run: bytes = RUN) -> list[Frame]:
     journal = open_journal(files, run=run)
     frames = [frame for frame, _place in journal.replay(durable)]
-    journal.end_replay()
+    if not journal.has_gaps:  # whoever has some takes them out first
+        journal.end_replay()
     journal.close()
     return frames
 
@@ -114,7 +115,7 @@ def test_a_flipped_bit_in_the_newest_segment_costs_its_frame(cut: int, flip: int
     files.put(FOLDER / "out", b"")
     journal = Journal(Disk(files), FOLDER, RUN, segment_bytes=1)
     assert [frame for frame, _place in journal.replay(NOTHING)] == good
-    assert journal.has_gaps == (bad < 4)
+    assert journal.has_gaps
     journal.close()
 
 
@@ -143,8 +144,8 @@ def test_what_was_cut_back_is_not_read_again() -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 4_096, b"\0", b"\xff" * 100, b"x" * HEADER_BYTES])
-def test_what_follows_the_last_frame_is_cut_off(tail: bytes) -> None:
+@pytest.mark.parametrize("tail", [b"\0" * 4_096, b"\0"])
+def test_zeros_behind_the_last_frame_are_cut_off(tail: bytes) -> None:
     files = CrashFiles()
     journal = open_journal(files)
     journal.append([results(1)])
@@ -153,6 +154,21 @@ def test_what_follows_the_last_frame_is_cut_off(tail: bytes) -> None:
     files.put(segment(1), whole + tail)
     assert len(replayed(files)) == 1
     assert files.get(segment(1)) == whole
+
+
+@pytest.mark.parametrize("tail", [b"\xff" * 100, b"x" * HEADER_BYTES])
+def test_anything_else_behind_the_last_frame_is_a_gap(tail: bytes) -> None:
+    files = CrashFiles()
+    journal = open_journal(files)
+    journal.append([results(1)])
+    journal.close()
+    files.put(segment(1), files.get(segment(1)) + tail)
+    journal = open_journal(files)
+    assert len(list(journal.replay(NOTHING))) == 1
+    assert journal.has_gaps
+    with pytest.raises(StorageError, match="journal-00000001 is damaged at byte"):
+        journal.end_replay()
+    journal.close()
 
 
 def test_a_bad_frame_in_an_earlier_segment_stops() -> None:
