@@ -11,7 +11,7 @@ from jobs import Place, blocking_job, bundled_job, floor_job, plain_job
 from lone import BUSY_CONNECTIONS, Trips, busy_trips, idle_trips
 from measure import Sample
 from peers import echo_job, parallel_job, python_job, queue_job
-from table import FLOOR, FLOOR_CROWD, FLOOR_CROWD_SYNC, FLOOR_SYNC, FLOOR_WIDE
+from table import FLOOR, FLOOR_CHECK, FLOOR_CROWD, FLOOR_CROWD_SYNC, FLOOR_SYNC, FLOOR_WIDE
 
 POLICIES = ("never", "interval", "always")
 FLOOR_OF = {"never": FLOOR, "interval": FLOOR, "always": FLOOR_SYNC}
@@ -59,8 +59,9 @@ class Cells:
         for batch in BATCHES:
             yield self._cell("loopback echo", batch, echo_job, batch, self._lines(SPEEDS, batch))
         for row, policy, speeds in (
-            (FLOOR, "never", SPEEDS),
-            (FLOOR_SYNC, "always", SYNCED_SPEEDS),
+            (FLOOR, "none", SPEEDS),
+            (FLOOR_CHECK, "check", SPEEDS),
+            (FLOOR_SYNC, "sync", SYNCED_SPEEDS),
         ):
             for batch in BATCHES:
                 count = self._lines(speeds, batch)
@@ -83,7 +84,7 @@ class Cells:
     def crowd(self) -> Iterator[Cell]:
         """64 connections at batch 1."""
         count = self._count(20_000)
-        for row, policy in ((FLOOR_CROWD, "never"), (FLOOR_CROWD_SYNC, "always")):
+        for row, policy in ((FLOOR_CROWD, "none"), (FLOOR_CROWD_SYNC, "sync")):
             job = functools.partial(floor_job, connections=BUSY_CONNECTIONS)
             yield self._cell(row, 1, job, policy, 1, count)
         for policy in ("interval", "always"):
@@ -96,7 +97,7 @@ class Cells:
         """20 kB lines at batch 10."""
         count = self._count(10_000)
         floor = functools.partial(floor_job, line_bytes=WIDE_LINE_BYTES)
-        yield self._cell(FLOOR_WIDE, 10, floor, "never", 10, count)
+        yield self._cell(FLOOR_WIDE, 10, floor, "none", 10, count)
         lines = functools.partial(plain_job, line_bytes=WIDE_LINE_BYTES)
         row = "20 kB lines, interval"
         yield self._cell(row, 10, lines, "interval", 10, count, floor=FLOOR_WIDE)
