@@ -234,6 +234,30 @@ def test_a_killed_retry_goes_on_and_the_job_is_whole_meanwhile(folder: Path) -> 
     assert trioline("verify", "in", "out", cwd=folder).code == 0
 
 
+def test_a_retry_goes_on_after_a_repair_of_its_job(folder: Path) -> None:
+    with retrying(folder) as retry, Plain(retry.port) as worker:
+        work = worker.get_items(3)
+        assert work is not None
+        worker.ask(op="done", results=[{"id": item["id"], "result": "kept"} for item in work])
+        retry.send(signal.SIGKILL)
+        retry.wait()
+    output = (folder / "out").read_bytes()
+    (folder / "out").write_bytes(output.replace(b"\n10000\n", b"\n10001\n"))
+    refused = trioline("retry", "in", "out", "--port", "0", cwd=folder)
+    assert (refused.code, "trioline repair out" in refused.stderr) == (74, True)
+    mended = trioline("repair", "out", "--yes", cwd=folder)
+    assert "the same `trioline retry` goes on with its results" in mended.stdout, mended
+    ended = trioline("run", "in", "out", "picky:answer", "-j", "1", *QUICK, cwd=folder)
+    assert (ended.code, (folder / "out").read_bytes()) == (3, output)
+    with retrying(folder) as retry, Plain(retry.port) as worker:
+        while (work := worker.get_items(10)) is not None:
+            worker.ask(op="done", results=[{"id": item["id"], "result": "new"} for item in work])
+        assert retry.wait().code == 0
+    found = results(folder)
+    assert [found[line] for line in BAD] == ["kept"] * 3 + ["new"] * 3
+    assert trioline("verify", "in", "out", cwd=folder).code == 0
+
+
 def test_what_cannot_be_retried_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "in2").write_bytes(numbers(5))
     with serving("in2", "out2", cwd=tmp_path) as serve:

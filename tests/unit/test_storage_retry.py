@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import attrs
@@ -153,11 +154,11 @@ def test_a_damaged_rejected_file_is_named() -> None:
         Retry.open(settings, files)
 
 
-def test_a_plan_for_another_state_of_the_job_is_not_followed() -> None:
+def test_a_plan_of_another_job_is_not_followed() -> None:
     files, settings = make()
     Retry.open(settings, files).close()
     plan = RetryFiles(settings).plan
-    files.put(plan, files.get(plan).replace(b'"rejected_count":4', b'"rejected_count":5'))
+    files.put(plan, re.sub(rb'"run_id":"\w+"', b'"run_id":"%s"' % (b"a" * 32), files.get(plan)))
     with pytest.raises(StorageError, match="Remove the folder"):
         Retry.open(settings, files)
     files.put(plan, b"{")

@@ -15,7 +15,6 @@ import msgspec
 
 from trioline.config import JobSettings, behind_links
 from trioline.errors import StorageError, UsageError
-from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.damage import RETRY_FOLDER, RETRY_RESULTS
 from trioline.storage.files import Disk
 
@@ -84,33 +83,12 @@ def beside(path: Path) -> Path:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """Which job's lines are run again: as it was then."""
+    """Which lines of which job are run again; how they lie in its files does not matter."""
 
     run_id: str
-    output_bytes: int
-    tail_crc: int
-    rejected_bytes: int
-    rejected_count: int
     lines_crc: int
     numbers_crc: int
     """crc32 of what was prepared for it."""
-
-    @classmethod
-    def of(cls, last: Checkpoint, lines_crc: int, numbers_crc: int) -> Plan:
-        """The plan for a finished job."""
-        return cls(
-            run_id=last.run_id.hex(),
-            output_bytes=last.output_bytes,
-            tail_crc=last.tail_crc,
-            rejected_bytes=last.rejected_bytes,
-            rejected_count=last.rejected_count,
-            lines_crc=lines_crc,
-            numbers_crc=numbers_crc,
-        )
-
-    def is_for(self, last: Checkpoint) -> bool:
-        """Whether it is the plan for a job as it is."""
-        return self == Plan.of(last, self.lines_crc, self.numbers_crc)
 
 
 @attrs.frozen(kw_only=True)

@@ -40,6 +40,7 @@ from trioline.storage.repair.rejected_state import (
     look_at_records,
     rejected_holds,
 )
+from trioline.storage.repair.retry_state import retry_step
 from trioline.storage.repair.salvage import Piece, Scan, records_in, scan_journal
 from trioline.storage.repair.segments import damaged_segments, look_for_gaps
 from trioline.storage.repair.walk import Run
@@ -165,6 +166,15 @@ def examine(disk: Disk, given: Given) -> Plan:
     _tell_of_rescued(rescued, notes)
     kept_lines = Ranges([*_held(scans), *_lines_of([base.run, *rescued, *told])])
     doubted = find_doubted(disk, job, all_scans, kept_lines, notes)
+    step = retry_step(
+        disk,
+        job.settings,
+        kept_lines,
+        is_same=base.finished and not rejected.is_rebuilt,
+        has_new_id=last is None and job.is_run_lost,
+    )
+    if notes.steps and step is not None:
+        notes.steps.append(step)
     return Plan(
         settings=job.settings,
         run=job.run,

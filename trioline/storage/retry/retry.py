@@ -161,26 +161,23 @@ def _prepare(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
     """See that there is a plan and what it speaks of, or that there is nothing to do."""
     files = RetryFiles(settings)
     plan = read_plan(disk, files)
-    if plan is not None and not plan.is_for(last):
-        raise StorageError(
-            f"{files.folder} has a retry of this job as it was before something else changed it."
-            " Nothing was touched. Remove the folder, then start the same command again.",
-            files.folder,
-        )
     if last.rejected_count:
         _check_all(disk, settings)
     if plan is not None:
         _check_prepared(disk, files, plan)
+        _check_still_rejected(disk, files, plan, last)
         disk.sync_folder(files.folder)
         return
     clear(disk, files)  # what a crash left in the midst of this
     if last.rejected_count:
         disk.make_folder(files.folder)
         disk.sync_folder(settings.state)
-        _copy_lines(disk, files, last)
+        with NewFile(disk, files.lines) as lines, NewFile(disk, files.numbers) as numbers:
+            _copy_lines(disk, settings, last, lines, numbers)
         disk.sync_folder(files.folder)
         crcs = [_crc_of(disk, path) for path in (files.lines, files.numbers)]
-        write_record(disk, files.plan, Plan.of(last, *crcs))
+        plan = Plan(run_id=last.run_id.hex(), lines_crc=crcs[0], numbers_crc=crcs[1])
+        write_record(disk, files.plan, plan)
 
 
 def _check_all(disk: Disk, settings: JobSettings) -> None:
@@ -208,6 +205,34 @@ def _check_prepared(disk: Disk, files: RetryFiles, plan: Plan) -> None:
             raise damaged(files, path, "is damaged")
 
 
+def _check_still_rejected(disk: Disk, files: RetryFiles, plan: Plan, last: Checkpoint) -> None:
+    """Hold a plan against the job as it is now: a repair may have had lines answered again.
+
+    Raises:
+        StorageError: Other lines are rejected now, or they read otherwise.
+    """
+    lines, numbers = _Sum(), _Sum()
+    _copy_lines(disk, files.settings, last, lines, numbers)
+    now = Plan(run_id=last.run_id.hex(), lines_crc=lines.crc, numbers_crc=numbers.crc)
+    if now != plan:
+        raise StorageError(
+            f"{files.folder} has a retry of other lines than those that are rejected now, or of"
+            " another job: its results have no place any more. Nothing was touched. Remove the"
+            " folder, then start the same command again: it runs what is rejected now.",
+            files.folder,
+        )
+
+
+class _Sum:
+    """Takes what is written to a file and keeps its crc32 only."""
+
+    def __init__(self) -> None:
+        self.crc = 0
+
+    def append(self, data: bytes) -> None:
+        self.crc = zlib.crc32(data, self.crc)
+
+
 def _crc_of(disk: Disk, path: Path) -> int:
     crc = offset = 0
     with disk.open(path, os.O_RDONLY) as file:
@@ -232,14 +257,17 @@ def _check_ends(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
             file.check_end()
 
 
-def _copy_lines(disk: Disk, files: RetryFiles, last: Checkpoint) -> None:
+def _copy_lines(
+    disk: Disk,
+    settings: JobSettings,
+    last: Checkpoint,
+    lines: NewFile | _Sum,
+    numbers: NewFile | _Sum,
+) -> None:
     """Copy the rejected lines from the input; which these are, the records say."""
-    settings = files.settings
     with (
         disk.open(settings.input, os.O_RDONLY) as source,
         disk.open(settings.rejected, os.O_RDONLY) as rejected,
-        NewFile(disk, files.lines) as lines,
-        NewFile(disk, files.numbers) as numbers,
     ):
         wanted = _rejected_numbers(rejected, last)
         number = next(wanted, None)
