@@ -169,9 +169,7 @@ def test_an_edited_line_of_a_block_without_answers_is_handed_out_as_it_is(
 
 @pytest.mark.parametrize("fsync", Fsync)
 @pytest.mark.parametrize("line", [100, 249])
-def test_a_repair_has_only_what_was_handed_in_with_it_answered_again(
-    fsync: Fsync, line: int
-) -> None:
+def test_a_repair_has_only_the_lines_of_its_block_answered_again(fsync: Fsync, line: int) -> None:
     files = CrashFiles()
     settings = stuck_job(files, fsync)
     now = edited(text_of(), line)
@@ -182,8 +180,7 @@ def test_a_repair_has_only_what_was_handed_in_with_it_answered_again(
         f"was changed in lines {first} to {first + 63}, of which there are answers"
         in (plan.found[0])
     )
-    frames = {100: range(STUCK + 1, 128), 249: range(192, 250)}
-    redone = set(frames[line])
+    redone = {100: set(range(64, 128)), 249: set(range(192, 250))}[line]
     assert plan.counts.redone == len(redone)
     assert plan.counts.open == LINES - STUCK - (127 - STUCK) - 58 + len(redone)
     assert redone <= finish(files, settings)

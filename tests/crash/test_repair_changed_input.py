@@ -121,7 +121,10 @@ def test_changes_below_the_durable_point_and_ahead_of_it(settings: JobSettings) 
         "/d/in was changed in lines 64 to 127",
         "/d/in was changed in lines 256 to 319, of which there are answers",
     )
-    wanted = set(range(64, 128)) | set(range(200, LINES)) - set(range(400, 420))
+    kept = {*range(320, 340), *range(400, 420)}
+    wanted = set(range(64, 128)) | set(range(200, LINES)) - kept
+    told = [step for step in plan.steps if "from the journal" in step]
+    assert told == ["drop the answers of these lines from the journal: 20 lines"]
     assert finish(files, settings) == wanted
     assert plan.counts.open == len(wanted)
 
@@ -133,7 +136,7 @@ def test_what_is_saved_ends_where_a_changed_block_begins(
     """Else it would be held against what the journal knows of the block, and refused."""
     data = edited(begun(settings, 203, ahead), 218)
     data[OUTPUT] = flipped(data[OUTPUT], 70 * len(data[OUTPUT]) // 203)
-    kept = ahead if ahead.start > 255 else range(0)
+    kept = [line for line in ahead if line > 255]
     assert mended(data, settings) - DAMAGED == set(range(192, LINES)) - set(kept)
 
 
@@ -141,7 +144,52 @@ def test_lines_before_the_durable_point_stay_where_only_the_rest_of_their_block_
     settings: JobSettings,
 ) -> None:
     data = edited(begun(settings, 203, range(230, 260)), 218)
-    assert mended(data, settings) == set(range(203, LINES))
+    assert mended(data, settings) == set(range(203, LINES)) - set(range(256, 260))
+
+
+@pytest.mark.parametrize("changed", [(300,), (400,), (470,), (300, 470), (330, 400)])
+def test_lines_handed_in_together_with_those_of_a_changed_block_are_kept(
+    settings: JobSettings, changed: tuple[int, ...]
+) -> None:
+    """Some lie in front of it, some behind it, or both; not all of them are results."""
+    files, text = CrashFiles(), text_of()
+    files.put(INPUT, text)
+    job = Job.open(settings, files)
+    record = encode_record(350, line_of(350), attempts=1, losses=0, errors=["no"])
+    rejection = Rejection(350, record)
+    job.commit([*answered([*range(200), *range(290, 350), *range(351, 480)], text), rejection])
+    job.sync(job.source.offset_of(job.written_count))
+    files.kill()
+    files, plan = repaired(edited(contents(files), *changed))
+    blocks = {line // 64 for line in changed}
+    dropped = {line for line in range(290, 480) if line // 64 in blocks}
+    assert f"drop the answers of these lines from the journal: {len(dropped)} lines" in plan.steps
+    job = Job.open(settings, files)
+    assert set().union(*job.ahead()) == set(range(290, 480)) - dropped
+    assert job.rejected_count + sum(350 in part for part in job.ahead()) == (350 not in dropped)
+    job.commit(answered(range(200, 290), files.get(INPUT)))
+    if dropped:
+        job.commit(answered(sorted(dropped), files.get(INPUT)))
+    output = files.get(OUTPUT).splitlines(keepends=True)
+    wanted = answered(range(480), files.get(INPUT))
+    others = [line for line in range(480) if output[line] != wanted[line].data]
+    assert others == ([] if 350 in dropped else [350])
+    assert 350 in dropped or files.get(REJECTED) == record
+    job.close()
+
+
+def test_lines_whose_places_the_journal_tells_are_kept_beside_a_changed_block() -> None:
+    """They are in the output already, behind the durable point, and were handed in together."""
+    settings = settings_for(FOLDER, fsync=Fsync.INTERVAL)
+    files, text = CrashFiles(), text_of()
+    files.put(INPUT, text)
+    job = Job.open(settings, files)
+    job.commit(answered(range(100), text))
+    job.commit(answered(range(290, 300), text))
+    job.sync(job.source.offset_of(job.written_count))
+    job.commit(answered(range(100, 290), text))
+    files.kill()
+    assert mended(edited(contents(files), 260), settings) == {*range(256, 320), *range(300, LINES)}
 
 
 def test_the_record_of_such_a_line_comes_back_from_the_journal(settings: JobSettings) -> None:

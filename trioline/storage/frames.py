@@ -64,6 +64,11 @@ class Frame:
             return self.payload
         return self.payload.split(b"\n", line - self.first)[-1]
 
+    def part(self, first: int, end: int) -> Frame:
+        """Some of its results, as a frame of their own."""
+        lines = self.payload.split(b"\n", end - self.first)[first - self.first : end - self.first]
+        return Frame(self.kind, first, end - first, b"\n".join([*lines, b""]))
+
 
 @attrs.define
 class Region:

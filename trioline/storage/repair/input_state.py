@@ -1,7 +1,7 @@
 """What of the journal answers an input that is another one now, or says what that was once.
 
 Of a block of which the table speaks, the table decides; of the others the sums that the journal has
-of the input. All answers of a changed block are dropped, else they would come back with the replay.
+of the input.
 """
 
 from __future__ import annotations
@@ -83,36 +83,6 @@ def _others(disk: Disk, job: Identity, scans: list[Scan]) -> set[int]:
     return {number for number, crc in known.items() if found.get(number, 0) != crc}
 
 
-def without_changed(
-    scans: list[Scan], changes: Changes, base_end: int, durable: int, notes: Notes
-) -> list[Scan]:
-    """The journal without what answers lines of changed blocks behind the base.
-
-    Where lines from before the durable point are to be answered by the journal once more, also
-    without the frames that have outdated sums of them: a start would hold the input against these.
-    """
-    lines = changes.lines
-    outdated = changes.outdated if base_end < durable else frozenset()
-    kept = [
-        tuple(
-            piece
-            for piece in scan.pieces
-            if not _is_answer(piece, lines, base_end) and not _is_outdated(piece, outdated)
-        )
-        for scan in scans
-    ]
-    count = sum(_is_answer(piece, lines, base_end) for scan in scans for piece in scan.pieces)
-    if count:
-        notes.steps.append(
-            "drop the answers of these lines from the journal, with what was handed in together:"
-            f" {count} frames"
-        )
-    return [
-        scan if len(pieces) == len(scan.pieces) else attrs.evolve(scan, pieces=pieces)
-        for scan, pieces in zip(scans, kept, strict=True)
-    ]
-
-
 def tell_changes_ahead(
     job: Identity,
     changes: Changes,
@@ -173,13 +143,8 @@ def _behind(last: Checkpoint | None, scans: list[Scan]) -> tuple[int, int]:
     return max(first, last.line_count), max((end for _, end in lines), default=0)
 
 
-def _is_answer(piece: Piece, lines: Ranges, base_end: int) -> bool:
-    """Whether a frame answers any of some lines; one that the base has all of is not read again."""
-    is_replayed = piece.is_settling and piece.end > base_end
-    return is_replayed and lines.has_any(piece.first, piece.end)
-
-
-def _is_outdated(piece: Piece, blocks: frozenset[int]) -> bool:
+def is_outdated(piece: Piece, blocks: frozenset[int]) -> bool:
+    """Whether a frame has a sum of any of some blocks."""
     if piece.kind is not Kind.INPUT or not blocks:
         return False
     return any(number in blocks for number, _ in known_of(piece.first, piece.sums))

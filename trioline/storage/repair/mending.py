@@ -81,7 +81,7 @@ def open_once(disk: Disk, plan: Plan) -> tuple[int, int]:
 def _write_journal(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> list[Segment]:
     """Leave the good frames, and save what holds behind the base; returns all that is there."""
     for scan in plan.segments:
-        write_good(disk, scan)
+        write_good(disk, scan, plan.run.id_bytes)
     disk.sync_folder(plan.settings.state)
     kept = [scan for scan in plan.scans if scan not in plan.segments or scan.pieces]
     segments = [Segment(scan.number, scan.good_bytes, scan.top) for scan in kept]

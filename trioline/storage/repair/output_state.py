@@ -220,22 +220,15 @@ def _check_vouched(disk: Disk, path: Path, kept: Kept, last: Checkpoint) -> None
         )
 
 
-def told_by_journal(disk: Disk, path: Path, pieces: Iterable[Piece], base: Run) -> list[Run]:
+def told_by_journal(lines: LineFile, pieces: Iterable[Piece], base: Run) -> Iterator[Run]:
     """The lines behind ``base`` whose places the journal has, where they still are there."""
-    if disk.stat(path) is None:
-        return []
-    runs = []
-    with disk.open(path, os.O_RDONLY) as file:
-        lines = LineFile(file)
-        for piece in pieces:
-            if piece.kind is not Kind.WRITTEN or piece.region is None or piece.end <= base.end:
-                continue
-            region, count = piece.region, piece.end - piece.first
-            block = lines.block(region.offset, count)
-            if (block.length, block.count, block.crc) != (region.length, count, region.crc):
-                continue
-            runs.append(behind(lines, Run(piece.first, count, region.offset, region.length), base))
-    return runs
+    for piece in pieces:
+        if piece.kind is not Kind.WRITTEN or piece.region is None or piece.end <= base.end:
+            continue
+        region, count = piece.region, piece.end - piece.first
+        block = lines.block(region.offset, count)
+        if (block.length, block.count, block.crc) == (region.length, count, region.crc):
+            yield behind(lines, Run(piece.first, count, region.offset, region.length), base)
 
 
 def outside(lines: LineFile, run: Run, changed: Ranges) -> Iterator[Run]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -20,9 +21,10 @@ from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof
 from trioline.storage.doubts import hull
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
+from trioline.storage.repair.dropping import Dropped, without_dropped
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
-from trioline.storage.repair.input_state import find_doubted, tell_changes_ahead, without_changed
+from trioline.storage.repair.input_state import find_doubted, tell_changes_ahead
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
@@ -150,11 +152,11 @@ def examine(disk: Disk, given: Given) -> Plan:
     kept = look_at_output(disk, job, all_scans, line_count, notes)
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
-    scans = _fitting_journal(job, all_scans, kept, base, line_count, notes)
+    scans = _fitting_journal(disk, job, all_scans, kept, base, line_count, notes)
     segments = [
         scan for old, scan in zip(all_scans, scans, strict=True) if old in segments or old != scan
     ]
-    rescued, told = _rescued(disk, job, scans, kept, base)
+    rescued, told = _rescued(disk, job, all_scans, _held(scans), kept, base)
     journal = Journal(
         records=records_in(disk, scans, job.run.id_bytes), results=known_results(_pieces(scans))
     )
@@ -306,7 +308,13 @@ def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:
 
 
 def _fitting_journal(
-    job: Identity, scans: list[Scan], kept: Kept, base: Base, line_count: int, notes: Notes
+    disk: Disk,
+    job: Identity,
+    scans: list[Scan],
+    kept: Kept,
+    base: Base,
+    line_count: int,
+    notes: Notes,
 ) -> list[Scan]:
     """The journal without the answers of lines that are others now; says which these are."""
     durable = 0 if job.last is None else job.last.line_count
@@ -314,24 +322,43 @@ def _fitting_journal(
     answered = [*settled, *_lines_of(kept.runs)]
     behind_base = [(max(first, base.lines), end) for first, end in answered if end > base.lines]
     tell_changes_ahead(job, kept.changes, behind_base, line_count, notes)
-    return without_changed(scans, kept.changes, base.lines, durable, notes)
+    dropped = Dropped(
+        lines=kept.changes.lines,
+        base_end=base.lines,
+        # Those from before the durable point are answered by the journal once more then.
+        outdated=kept.changes.outdated if base.lines < durable else frozenset(),
+    )
+    return without_dropped(disk, scans, job.run.id_bytes, dropped, notes)
 
 
 def _rescued(
-    disk: Disk, job: Identity, scans: list[Scan], kept: Kept, base: Base
+    disk: Disk,
+    job: Identity,
+    all_scans: list[Scan],
+    held: list[tuple[int, int]],
+    kept: Kept,
+    base: Base,
 ) -> tuple[list[Run], list[Run]]:
-    """The lines behind the base that hold, and more of them that the journal tells of."""
+    """The lines behind the base that hold, and more of them that the journal tells of.
+
+    Args:
+        held: The lines that are in the journal itself.
+    """
     output = job.settings.output
-    rescued = []
-    if disk.stat(output) is not None:
-        with disk.open(output, os.O_RDONLY) as file:
-            lines = LineFile(file)
-            runs = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
-            changed = kept.changes.lines
-            rescued = [part for run in runs for part in outside(lines, run, changed)]
-    held = Ranges([*_held(scans), *_lines_of(rescued)])
-    told = told_by_journal(disk, output, _pieces(scans), base.run)
-    return rescued, [run for run in told if not held.has_all(run.first, run.end)]
+    if disk.stat(output) is None:
+        return [], []
+    with disk.open(output, os.O_RDONLY) as file:
+        lines = LineFile(file)
+        runs = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
+        rescued = _outside(lines, runs, kept)
+        told = _outside(lines, told_by_journal(lines, _pieces(all_scans), base.run), kept)
+    saved = Ranges([*held, *_lines_of(rescued)])
+    return rescued, [run for run in told if not saved.has_all(run.first, run.end)]
+
+
+def _outside(lines: LineFile, runs: Iterable[Run], kept: Kept) -> list[Run]:
+    changed = kept.changes.lines
+    return [part for run in runs for part in outside(lines, run, changed)]
 
 
 def _count(

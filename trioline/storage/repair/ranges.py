@@ -59,3 +59,11 @@ class Ranges:
             max(0, min(stop, end) - first)
             for first, stop in zip(self.firsts, self.ends, strict=True)
         )
+
+    def count_common(self, other: Ranges) -> int:
+        """How many lines are in both."""
+        pairs = zip(self.firsts, self.ends, strict=True)
+        return sum(
+            end - first - sum(stop - begin for begin, stop in other.gaps(first, end))
+            for first, end in pairs
+        )

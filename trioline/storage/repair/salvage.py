@@ -6,6 +6,7 @@ lies: behind a bad stretch the search goes on byte by byte.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,16 +14,19 @@ from pathlib import Path
 import attrs
 
 from trioline.storage.files import Disk
-from trioline.storage.frames import HEADER_BYTES, Kind, Region, seed_of
+from trioline.storage.frames import HEADER_BYTES, Kind, Region, encode, seed_of
+from trioline.storage.repair.ranges import Ranges
 from trioline.storage.segment import Segment, is_segment, next_head, number_of
 
 
 @attrs.frozen(kw_only=True)
 class Piece:
-    """One good frame."""
+    """One good frame, or some of its results."""
 
     offset: int
+    """Of the frame."""
     length: int
+    """Of a frame of these lines, in bytes."""
     kind: Kind
     first: int
     end: int
@@ -30,6 +34,8 @@ class Piece:
     """Of a WRITTEN frame."""
     sums: bytes = b""
     """Of an INPUT frame, as it has them."""
+    is_part: bool = False
+    """Whether the frame has other lines, too."""
 
     @property
     def lines(self) -> tuple[int, int]:
@@ -98,11 +104,8 @@ def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
 
 
 def _scan(disk: Disk, folder: Path, number: int, run_id: bytes) -> Scan:
-    segment = Segment(disk, folder, number, seed_of(run_id, number))
-    try:
+    with contextlib.closing(Segment(disk, folder, number, seed_of(run_id, number))) as segment:
         pieces = tuple(_pieces(disk, segment))
-    finally:
-        segment.close()
     return Scan(number=number, path=segment.path, length=segment.length, pieces=pieces)
 
 
@@ -127,7 +130,27 @@ def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
             at += piece.length
 
 
-def write_good(disk: Disk, scan: Scan) -> None:
+def parts_outside(
+    disk: Disk, scan: Scan, run_id: bytes, piece: Piece, lines: Ranges
+) -> list[Piece]:
+    """What is left of a frame of results without some lines."""
+    with contextlib.closing(_segment(disk, scan, run_id)) as segment:
+        frame = segment.read(piece.offset)
+    assert frame is not None
+    parts = [frame.part(first, end) for first, end in lines.gaps(piece.first, piece.end)]
+    return [
+        attrs.evolve(
+            piece,
+            first=part.first,
+            end=part.end,
+            length=HEADER_BYTES + len(part.payload),
+            is_part=True,
+        )
+        for part in parts
+    ]
+
+
+def write_good(disk: Disk, scan: Scan, run_id: bytes) -> None:
     """Replace a segment by its good frames, whole or not at all; by nothing, where it has none.
 
     The caller syncs the folder.
@@ -138,11 +161,14 @@ def write_good(disk: Disk, scan: Scan) -> None:
     draft = scan.path.with_name(scan.path.name + ".new")
     at = 0
     with (
-        disk.open(scan.path, os.O_RDONLY) as old,
+        contextlib.closing(_segment(disk, scan, run_id)) as old,
         disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as new,
     ):
         for piece in scan.pieces:
-            new.write(old.read(piece.length, piece.offset), at)
+            frame = old.read(piece.offset)
+            assert frame is not None
+            frame = frame.part(piece.first, piece.end) if piece.is_part else frame
+            new.write(b"".join(encode(frame, old.seed)), at)
             at += piece.length
         new.sync()
     disk.rename(draft, scan.path)
@@ -152,12 +178,13 @@ def records_in(disk: Disk, scans: Iterable[Scan], run_id: bytes) -> dict[int, by
     """The records of rejected lines that a journal has, by line."""
     records: dict[int, bytes] = {}
     for scan in scans:
-        segment = Segment(disk, scan.path.parent, scan.number, seed_of(run_id, scan.number))
-        try:
+        with contextlib.closing(_segment(disk, scan, run_id)) as segment:
             for piece in scan.pieces:
                 frame = segment.read(piece.offset) if piece.kind is Kind.REJECTED else None
                 if frame is not None:
                     records.setdefault(frame.first, frame.payload)
-        finally:
-            segment.close()
     return records
+
+
+def _segment(disk: Disk, scan: Scan, run_id: bytes) -> Segment:
+    return Segment(disk, scan.path.parent, scan.number, seed_of(run_id, scan.number))
