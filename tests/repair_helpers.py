@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import functools
+import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 import attrs
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
-from storage_helpers import CrashFiles, input_line, input_of, settings_for
+from storage_helpers import Crash, CrashFiles, input_line, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.storage.entries import Rejection, Results
@@ -124,3 +126,18 @@ class Edit:
         at = int(self.at * len(data))
         first = data.count(b"\n", 0, at)
         return set(range(first, data.count(b"\n", 0, at + self.removed) + 1))
+
+
+def mended_after_kills(damaged: Contents, job: Given, rng: random.Random) -> Iterator[CrashFiles]:
+    """Kill a repair at each of its calls, or cut the power there, and repair once more."""
+    for call in count(1):
+        files = files_with(damaged)
+        files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
+        try:
+            mend_all(files, job)
+        except Crash:
+            files.lose_power(rng) if call % 3 else files.kill()
+        else:
+            return
+        mend_all(files, job)
+        yield files

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import attrs
@@ -41,10 +39,11 @@ from repair_helpers import (
     long_entry,
     long_job,
     mend_all,
+    mended_after_kills,
     redo,
     repaired,
 )
-from storage_helpers import Crash, CrashFiles, input_of, settings_for
+from storage_helpers import CrashFiles, input_of, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.errors import StorageError, UsageError
@@ -54,7 +53,6 @@ from trioline.storage.entries import Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.job import Job
-from trioline.storage.repair.given import Given
 from trioline.storage.repair.plan import Counts, examine
 from trioline.storage.verify.verification import find_subject, verify
 
@@ -433,21 +431,6 @@ def long_wounds(data: Contents) -> list[Contents]:
         {**data, STATE / "checksums": table[:20]},
         {**data, STATE / "checksums": table[:-16], FOLDER / "out": output[:2_000] + output[2_700:]},
     ]
-
-
-def mended_after_kills(damaged: Contents, job: Given, rng: random.Random) -> Iterator[CrashFiles]:
-    """Kill a repair at each of its calls, or cut the power there, and repair once more."""
-    for call in count(1):
-        files = files_with(damaged)
-        files.crash_at, files.crash_after = files.call_count + call, bool(call % 2)
-        try:
-            mend_all(files, job)
-        except Crash:
-            files.lose_power(rng) if call % 3 else files.kill()
-        else:
-            return
-        mend_all(files, job)
-        yield files
 
 
 @pytest.mark.slow

@@ -27,6 +27,11 @@ _path = click.Path(path_type=Path)
 @click.argument("output", type=_path)
 @click.option("--yes", is_flag=True, help="Do it. Copies of what is changed are kept.")
 @click.option(
+    "--recompute-unproved",
+    is_flag=True,
+    help="Lines that verify calls not proved are computed again, too.",
+)
+@click.option(
     "--input",
     "input_path",
     metavar="INPUT",
@@ -49,6 +54,7 @@ _path = click.Path(path_type=Path)
 def repair_command(
     output: Path,
     yes: bool,
+    recompute_unproved: bool,
     input_path: Path | None,
     text: bool | None,
     placeholder: str | None,
@@ -69,6 +75,7 @@ def repair_command(
         text=text,
         placeholder=None if placeholder is None else placeholder_bytes(placeholder),
         rejected=rejected_path,
+        recomputes_unproved=recompute_unproved,
     )
     if not given.state.is_dir():
         raise UsageError(
@@ -108,6 +115,12 @@ def _tell(plan: Plan) -> None:
             + (f"; {again:,} that were done are computed again" if again else "")
             + "."
         )
+        if plan.assumed:
+            first, end = plan.assumed.start, plan.assumed.stop
+            click.echo(
+                f"But lines {first:,} to {end - 1:,} are not proved: --recompute-unproved has them"
+                " computed again."
+            )
         return
     for line in plan.found:
         click.echo(f"found: {line}")

@@ -90,11 +90,12 @@ def hull(parts: list[range]) -> range:
 
 def _warning(state: State, doubted: range) -> str:
     count = state.answers.written_count + len(state.ahead)
-    more = ""
+    name, more = shlex.quote(str(state.answers.output.path)), ""
     if doubted:
         more = (
             f" Of lines {doubted.start:,} to {doubted.stop - 1:,} nothing recorded what they were:"
-            " it will never call them proved."
+            " it calls them not proved, until they are computed again by"
+            f" `trioline repair {name} --recompute-unproved`."
         )
     return (
         f"{state.source.path} was written to, touched, moved or copied since the last server opened"

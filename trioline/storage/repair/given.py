@@ -30,6 +30,8 @@ class Given:
     text: bool | None = None
     placeholder: bytes | None = None
     rejected: Path | None = None
+    recomputes_unproved: bool = False
+    """Whether lines that nothing proves are to be computed again."""
 
     @property
     def state(self) -> Path:

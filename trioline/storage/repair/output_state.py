@@ -43,6 +43,14 @@ class Kept:
     """Of the input."""
     assumed: list[tuple[int, int]] = attrs.field(factory=list)
     """First line and end of stretches that have but their form to speak for them."""
+    unproved: Ranges = attrs.field(factory=lambda: Ranges([]))
+    """Lines that the user wants to be computed again, as nothing proves them."""
+
+    @property
+    def dropped(self) -> Ranges:
+        """Lines whose answers are not kept, wherever they are."""
+        lines = self.changes.lines
+        return Ranges([*lines, *self.unproved]) if self.unproved else lines
 
     @property
     def prefix(self) -> Run:

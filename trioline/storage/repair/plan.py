@@ -45,6 +45,7 @@ from trioline.storage.repair.rejected_state import (
 from trioline.storage.repair.retry_state import retry_step
 from trioline.storage.repair.salvage import Piece, Scan, records_in, scan_journal
 from trioline.storage.repair.segments import damaged_segments, look_for_gaps
+from trioline.storage.repair.unproved import without_unproved
 from trioline.storage.repair.walk import Run
 from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run as JobRun
@@ -150,6 +151,8 @@ def examine(disk: Disk, given: Given) -> Plan:
     is_journal_damaged = has_gaps or bool(segments)
     line_count = _line_count(disk, job.settings)
     kept = look_at_output(disk, job, all_scans, line_count, notes)
+    if given.recomputes_unproved:
+        kept = without_unproved(disk, job.settings, last, kept, notes)
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     scans = _fitting_journal(disk, job, all_scans, kept, base, line_count, notes)
@@ -323,7 +326,7 @@ def _fitting_journal(
     behind_base = [(max(first, base.lines), end) for first, end in answered if end > base.lines]
     tell_changes_ahead(job, kept.changes, behind_base, line_count, notes)
     dropped = Dropped(
-        lines=kept.changes.lines,
+        lines=kept.dropped,
         base_end=base.lines,
         # Those from before the durable point are answered by the journal once more then.
         outdated=kept.changes.outdated if base.lines < durable else frozenset(),
@@ -357,8 +360,8 @@ def _rescued(
 
 
 def _outside(lines: LineFile, runs: Iterable[Run], kept: Kept) -> list[Run]:
-    changed = kept.changes.lines
-    return [part for run in runs for part in outside(lines, run, changed)]
+    dropped = kept.dropped
+    return [part for run in runs for part in outside(lines, run, dropped)]
 
 
 def _count(

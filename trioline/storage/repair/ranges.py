@@ -19,6 +19,13 @@ class Ranges:
                 self.firsts.append(first)
                 self.ends.append(end)
 
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Their first lines and ends, in order."""
+        return zip(self.firsts, self.ends, strict=True)
+
+    def __bool__(self) -> bool:
+        return bool(self.firsts)
+
     def __contains__(self, line: int) -> bool:
         return self.has_all(line, line + 1)
 
@@ -48,22 +55,18 @@ class Ranges:
         """The fewest lines in a row that are all of it from ``first`` to ``end``."""
         found = [
             (max(first, begin), min(end, stop))
-            for begin, stop in zip(self.firsts, self.ends, strict=True)
+            for begin, stop in self
             if begin < end and stop > first
         ]
         return range(found[0][0], found[-1][1]) if first < end and found else range(0)
 
     def count(self, end: int) -> int:
         """How many lines below ``end`` are in it."""
-        return sum(
-            max(0, min(stop, end) - first)
-            for first, stop in zip(self.firsts, self.ends, strict=True)
-        )
+        return sum(max(0, min(stop, end) - first) for first, stop in self)
 
     def count_common(self, other: Ranges) -> int:
         """How many lines are in both."""
-        pairs = zip(self.firsts, self.ends, strict=True)
         return sum(
             end - first - sum(stop - begin for begin, stop in other.gaps(first, end))
-            for first, end in pairs
+            for first, end in self
         )

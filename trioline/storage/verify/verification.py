@@ -305,11 +305,12 @@ class _Verification:
         first, end = self._last.assumed_first, self._last.assumed_end
         if first < end:
             path = self._subject.output
+            name = shlex.quote(str(path))
             text = (
                 f"{path}: lines {first:,} to {end - 1:,} are not proved: a repair took some of them"
                 " by their form alone, or the input was written to, touched or copied after they"
-                " were answered, and nothing recorded what they were. Only computing them again"
-                " brings their proof back."
+                f" were answered, and nothing recorded what they were. `trioline repair {name}"
+                " --recompute-unproved` has them computed again, and proved."
             )
             self._report.is_proved = False
             self._report.add(
