@@ -34,7 +34,7 @@ from storage_helpers import settings_for
 
 from trioline.config import Fsync
 from trioline.storage.checkpoint import SLOT_BYTES, SLOT_SPACING_BYTES
-from trioline.storage.frames import HEADER_BYTES, seed_of
+from trioline.storage.frames import HEADER_BYTES, mark_of
 
 
 @pytest.fixture(params=[Fsync.ALWAYS, Fsync.INTERVAL])
@@ -182,8 +182,9 @@ def test_a_newer_version_left_a_frame(fsync: Fsync) -> None:
     run_id = re.findall(rb'"run_id":\s*"(\w+)"', data[STATE / "run.json"])[0].decode()
     newest = max(path for path in data if path.name.startswith("journal"))
     rest = struct.pack("<B3xQQQ", 9, 3, 36, 1)
-    crc = zlib.crc32(b"new", zlib.crc32(rest, seed_of(bytes.fromhex(run_id), int(newest.name[8:]))))
-    frame = crc.to_bytes(4, "little") + rest + b"new"
+    crc = zlib.crc32(b"new", zlib.crc32(rest))
+    mark = mark_of(bytes.fromhex(run_id), int(newest.name[8:]))
+    frame = mark + crc.to_bytes(4, "little") + rest + b"new"
     assert len(frame) == HEADER_BYTES + 3
     frames = data[newest].rstrip(b"\0")  # a segment may have zeros behind them
     damaged = {**data, newest: frames + frame}

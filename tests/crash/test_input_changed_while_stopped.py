@@ -26,6 +26,7 @@ from trioline.storage import Job, Rejection, encode_record, input_ahead
 from trioline.storage import run as run_file
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk
+from trioline.storage.frames import HEADER_BYTES
 from trioline.storage.repair.given import Given
 from trioline.storage.verify.findings import Report
 from trioline.storage.verify.verification import find_subject, verify
@@ -247,7 +248,7 @@ def test_the_input_is_read_once_for_what_is_ahead() -> None:
         job.commit(answered([at], text_of()))
         sync(job)
         size += job.journal_bytes - size
-    frames = 50 * (32 + 15) + 32 + 4 * 2
+    frames = 50 * (HEADER_BYTES + 15) + HEADER_BYTES + 4 * 2
     assert job.journal_bytes <= size <= frames + 4_200
     job.close()
 

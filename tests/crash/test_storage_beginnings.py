@@ -64,11 +64,11 @@ def test_a_job_that_was_half_thrown_away_is_never_taken_for_a_whole_one(
             old.finish(old.source.offset_of(3))
         old.close()
         crashed = open_and_crash(files, fresh, at)
-        refused += not is_whole(files, settings, old.run_id)
+        refused += not is_whole(files, settings, old.public_id)
         files.kill()
         job = Job.open(fresh, files)
         assert (job.written_count, job.ahead_count) == (0, 0)
-        assert job.run_id != old.run_id
+        assert job.public_id != old.public_id
         job.close()
         if not crashed:
             break
@@ -82,7 +82,7 @@ def is_whole(files: CrashFiles, settings: JobSettings, old_id: str) -> bool:
         job = Job.open(settings, files)
     except StorageError:
         return False
-    if job.run_id == old_id:
+    if job.public_id == old_id:
         assert job.written_count + job.ahead_count > 0
     else:
         assert (job.written_count, job.ahead_count) == (0, 0)

@@ -72,7 +72,7 @@ def test_from_the_first_line_to_the_end(tmp_path: Path, fsync: Fsync) -> None:
     settings = settings_for(tmp_path, fsync=fsync)
     job = Job.open(settings)
     assert not job.is_resumed
-    assert len(job.run_id) == 32
+    assert len(job.public_id) == 32
     job.commit([results(5, 9), rejection(3)])
     assert (job.written_count, ahead(job)) == (0, [3, 5, 6, 7, 8])
     assert (job.rejected_count, job.rejected_ahead_count) == (0, 1)
@@ -105,7 +105,7 @@ def test_a_resumed_job_is_where_it_was(tmp_path: Path, fsync: Fsync) -> None:
     again = Job.open(settings)
     assert again.is_resumed
     assert not again.is_finished
-    assert again.run_id == job.run_id
+    assert again.public_id == job.public_id
     assert (again.written_count, ahead(again)) == (4, [6, 7, 9])
     assert again.rejected_ahead_count == 1
     assert again.source.read(4, 1, 100) == [b"line 4 ...."]
@@ -487,7 +487,7 @@ def test_fresh_begins_anew_with_another_input(settings: JobSettings) -> None:
     other = attrs.evolve(settings, fresh=True, rejected=settings.output.with_name("bad"))
     again = Job.open(other)
     assert not again.is_resumed
-    assert again.run_id != job.run_id
+    assert again.public_id != job.public_id
     assert (again.written_count, again.ahead_count, again.journal_bytes) == (0, 0, 0)
     again.close()
     assert settings.output.read_bytes() == b""

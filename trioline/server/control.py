@@ -88,7 +88,7 @@ class Control:
             protocol=PROTOCOL_VERSION,
             server=f"trioline/{__version__}",
             session=peer.session or "",
-            job=self._job.run_id,
+            job=self._job.public_id,
             lease_timeout=self._ledger.lease_timeout_seconds,
             max_batch=MAX_BATCH,
             max_line=self._job.settings.max_line_bytes,

@@ -58,7 +58,7 @@ class Statistics:
         rate = self._rate(now)
         progress = self._progress()
         return Snapshot(
-            job=job.run_id,
+            job=job.public_id,
             state=self._state(),
             total=ledger.total,
             written=job.written_count,

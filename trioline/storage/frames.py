@@ -1,13 +1,16 @@
 """The journal's frames: bytes that prove what they are.
 
-A frame is a header of 32 bytes (crc32, kind, payload length, first line, count of lines) and its
-payload. The crc begins from the run id and the segment's number, so that a frame of another run or
-another segment is not valid here; kind 0 does not exist, so that a block of zeros is none either.
+A frame is a header of 40 bytes (mark, crc32, kind, payload length, first line, count of lines) and
+its payload. The mark says which segment of which run it belongs to: no other frame is valid there,
+nor is a block of zeros. It is made from the run id by a hash with a key, and the run id is told to
+nobody: so what a worker hands in, whatever its bytes, cannot pass for a frame, and behind a damaged
+one the next is where the mark is.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,10 +23,13 @@ from trioline.storage.entries import Entry, Rejection, Results, Tried
 FRAME_BYTES = 1024 * 1024
 """Neighbouring results share a frame up to here: a frame is read back whole."""
 
-_HEADER = struct.Struct("<IB3xQQQ")
+_MARK_BYTES = 8
+"""A guess is right with a chance of 2⁻⁶⁴, and no worker is told whether one was."""
+_CRC = struct.Struct("<I")
 _AFTER_CRC = struct.Struct("<B3xQQQ")
 _REGION = struct.Struct("<QQI")
-HEADER_BYTES = _HEADER.size
+_SUMMED_FROM = _MARK_BYTES + _CRC.size
+HEADER_BYTES = _SUMMED_FROM + _AFTER_CRC.size
 
 
 class Kind(enum.IntEnum):
@@ -88,17 +94,17 @@ class Region:
         return cls(*_REGION.unpack(payload))
 
 
-def seed_of(run_id: bytes, segment: int) -> int:
-    """Where the crc of a segment's frames begins."""
-    return zlib.crc32(segment.to_bytes(8, "little"), zlib.crc32(run_id))
+def mark_of(run_id: bytes, segment: int) -> bytes:
+    """What the frames of a segment begin with."""
+    number = segment.to_bytes(8, "little")
+    return hashlib.blake2b(number, digest_size=_MARK_BYTES, key=run_id).digest()
 
 
-def encode(frame: Frame, seed: int) -> list[bytes]:
+def encode(frame: Frame, mark: bytes) -> list[bytes]:
     """A frame as bytes, in two pieces."""
-    kind, length, first, count = frame.kind, len(frame.payload), frame.first, frame.count
-    crc = zlib.crc32(_AFTER_CRC.pack(kind, length, first, count), seed)
-    crc = zlib.crc32(frame.payload, crc)
-    return [_HEADER.pack(crc, kind, length, first, count), frame.payload]
+    summed = _AFTER_CRC.pack(frame.kind, len(frame.payload), frame.first, frame.count)
+    crc = zlib.crc32(frame.payload, zlib.crc32(summed))
+    return [mark + _CRC.pack(crc) + summed, frame.payload]
 
 
 class UnknownKind(Exception):
@@ -110,26 +116,29 @@ class Header:
     """A frame's header, not yet vouched for by its crc."""
 
     crc: int
+    summed: bytes
+    """What the crc is of, but for the payload: all that follows."""
     kind: int
     length: int
     first: int
     count: int
 
     @classmethod
-    def unpack(cls, data: bytes) -> Header | None:
-        """Decode a header; None for what can be none."""
-        if len(data) != HEADER_BYTES:
+    def unpack(cls, data: bytes, mark: bytes) -> Header | None:
+        """Decode a header; None for what can be none of the segment with that mark."""
+        if len(data) != HEADER_BYTES or not data.startswith(mark):
             return None
-        header = cls(*_HEADER.unpack(data))
-        return header if header.kind and header.count else None
+        (crc,) = _CRC.unpack_from(data, _MARK_BYTES)
+        summed = data[_SUMMED_FROM:]
+        return cls(crc, summed, *_AFTER_CRC.unpack(summed))
 
-    def frame(self, data: bytes, payload: bytes, seed: int) -> Frame | None:
-        """The frame of this header (``data``, encoded) and its payload, if the crc says so.
+    def frame(self, payload: bytes) -> Frame | None:
+        """The frame of this header and its payload, if the crc says so.
 
         Raises:
             UnknownKind: The crc does, but the kind is none of ours.
         """
-        if self.crc != zlib.crc32(payload, zlib.crc32(data[4:], seed)):
+        if self.crc != zlib.crc32(payload, zlib.crc32(self.summed)):
             return None
         if self.kind not in _KINDS:
             raise UnknownKind(self.kind)

@@ -61,8 +61,8 @@ class Job:
         self, settings: JobSettings, run: Run, state: State, lock: Lock, *, is_resumed: bool
     ) -> None:
         self.settings = settings
-        self.run_id = run.run_id
-        """32 hex digits, made when the job was new."""
+        self.public_id = run.public_id
+        """32 hex digits that are the same as long as the job is."""
         self.is_resumed = is_resumed
         """Whether there was a job before."""
         self.source: Source = state.source

@@ -20,7 +20,7 @@ import attrs
 from trioline.errors import StorageError
 from trioline.storage.damage import damaged, output_of
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, encode, seed_of
+from trioline.storage.frames import Frame, encode, mark_of
 from trioline.storage.kept import take_out_gaps
 from trioline.storage.segment import Segment, is_segment, number_of, segment_path
 
@@ -54,7 +54,6 @@ class Journal:
         run_id: Of this run; frames of another one are not valid.
         segment_bytes: A segment that has grown to this gets a successor.
         is_synced_often: Its newest segment is kept longer than it is until ``trim``.
-        is_text: Results are text, not JSON.
 
     Raises:
         StorageError: A segment cannot be opened or synced.
@@ -68,7 +67,6 @@ class Journal:
         *,
         segment_bytes: int,
         is_synced_often: bool = False,
-        is_text: bool = False,
     ) -> None:
         self._disk = disk
         self._folder = folder
@@ -76,7 +74,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._is_synced_often = is_synced_often
         self._segments = {
-            number: Segment(disk, folder, number, seed_of(run_id, number), is_text=is_text)
+            number: Segment(disk, folder, number, mark_of(run_id, number))
             for number in sorted(number_of(name) for name in disk.names(folder) if is_segment(name))
         }
         self._newest = next(reversed(self._segments.values()), None)
@@ -131,7 +129,7 @@ class Journal:
         at = begin = segment.length
         for frame in frames:
             places.append(segment.number << _OFFSET_BITS | at)
-            header, payload = encode(frame, segment.seed)
+            header, payload = encode(frame, segment.mark)
             pieces += (header, payload)
             at += len(header) + len(payload)
         segment.append(b"".join(pieces), top=max([frame.end for frame in frames]))
@@ -191,13 +189,12 @@ class Journal:
             self.sync()
             newest.close()
         number = self.newest + 1
-        seed = seed_of(self._run_id, number)
         try:
             segment = Segment(
                 self._disk,
                 self._folder,
                 number,
-                seed,
+                mark_of(self._run_id, number),
                 is_new=True,
                 is_extended=self._is_synced_often,
             )

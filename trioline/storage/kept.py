@@ -80,7 +80,7 @@ def take_out_gaps(disk: Disk, segment: Segment) -> str:
         for frame, offset in segment.all_frames():
             if offset > gaps[0][0] and frame.kind is Kind.WRITTEN:
                 frame = _with_lines(frame, lines)
-            for data in encode(frame, segment.seed):
+            for data in encode(frame, segment.mark):
                 new.append(data)
     disk.rename(draft, path)
     disk.sync_folder(path.parent)

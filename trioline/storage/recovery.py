@@ -107,7 +107,6 @@ def _open_files(
         run.id_bytes,
         segment_bytes=segment_bytes,
         is_synced_often=settings.fsync is Fsync.ALWAYS,
-        is_text=settings.text,
     )
     opened.callback(journal.close)
     source = _open_source(disk, settings, run, given, last.line_count, last.input_offset)

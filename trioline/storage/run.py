@@ -35,7 +35,7 @@ class Run:
 
     format: int
     run_id: str
-    """32 hex digits."""
+    """32 hex digits; told to nobody: who knows it can forge the journal's frames."""
     created: str
     """ISO time, UTC; for people."""
     version: str
@@ -61,6 +61,11 @@ class Run:
     def id_bytes(self) -> bytes:
         """The run id as 16 bytes."""
         return bytes.fromhex(self.run_id)
+
+    @property
+    def public_id(self) -> str:
+        """What tells this run from others to anybody, and nothing of the run id."""
+        return hashlib.blake2b(self.id_bytes, digest_size=16).hexdigest()
 
     def rejected_path(self, output: Path) -> Path:
         """Where this job's rejected lines are."""

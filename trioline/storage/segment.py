@@ -18,10 +18,6 @@ _MIN_READ_BYTES = 4 * 1024
 _MAX_READ_BYTES = 256 * 1024
 """Read at a time where frames are asked for in order."""
 _SEARCH_BYTES = 1024 * 1024
-_HEAD = re.compile(rb"[\x01-\xff]\0\0\0(?=.{4}\0\0\0\0)", re.DOTALL)
-"""A frame from its kind on: three bytes of padding, and a length below 4 GiB."""
-_HEAD_BYTES = 12
-_CRC_BYTES = 4
 _EXTENT_BYTES = 64 * 1024
 """How far ahead of its frames the end of a file is put that is synced in each commit: a sync that
 has no new length to write takes two thirds of the time (65 instead of 95 microseconds, measured).
@@ -43,16 +39,6 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"journal-{number:08}"
 
 
-def next_head(file: File, begin: int) -> int | None:
-    """Where a frame may begin, at or behind ``begin``, by the looks of it."""
-    at = begin + _CRC_BYTES
-    while len(data := file.read(_SEARCH_BYTES, at)) >= _HEAD_BYTES:
-        if found := _HEAD.search(data):
-            return at + found.start() - _CRC_BYTES
-        at += len(data) - _HEAD_BYTES + 1
-    return None
-
-
 class Segment:
     """Appends frames to one file and reads them back.
 
@@ -60,10 +46,9 @@ class Segment:
     closes those that rest. Closing: ``close`` is idempotent, and undone by the next use.
 
     Args:
-        seed: Where the crc of its frames begins.
+        mark: What its frames begin with.
         is_new: It is made here, and empty.
         is_extended: The file is kept longer than what counts of it, until ``trim``.
-        is_text: Results may hold any bytes, so that a frame may be forged in one.
     """
 
     def __init__(
@@ -71,14 +56,13 @@ class Segment:
         disk: Disk,
         folder: Path,
         number: int,
-        seed: int,
+        mark: bytes,
         *,
         is_new: bool = False,
         is_extended: bool = False,
-        is_text: bool = False,
     ) -> None:
         self.number = number
-        self.seed = seed
+        self.mark = mark
         self.path = segment_path(folder, number)
         self.top = 0
         """The line after the highest one in it."""
@@ -93,7 +77,6 @@ class Segment:
         self._change_count = int(is_new)
         self._synced_count = 0
         self._is_extended = is_extended
-        self._is_text = is_text
         self._window = _Window()
         if is_new:
             self._file = disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -167,13 +150,13 @@ class Segment:
         """
         file = self._opened()
         data = self._window.read(file, HEADER_BYTES, offset, self.length)
-        header = Header.unpack(data)
+        header = Header.unpack(data, self.mark)
         # Before anything is read: a flipped bit in the length must not ask for gigabytes.
         if header is None or header.length > self.length - offset - HEADER_BYTES:
             return None
         payload = self._window.read(file, header.length, offset + HEADER_BYTES, self.length)
         try:
-            return header.frame(data, payload, self.seed)
+            return header.frame(payload)
         except UnknownKind as error:
             what = f"has a frame of kind {error} at byte {offset}, which this version does not know"
             raise newer(self.path, what) from error
@@ -211,30 +194,25 @@ class Segment:
             at += HEADER_BYTES + len(frame.payload)
 
     def _next_good(self, bad: int) -> int | None:
-        """Where the next good frame begins behind a bad one; or the end, behind what is no zero.
+        """Where the next good frame begins behind a bad one; or the end, behind what is no zero."""
+        at: int | None = bad
+        while at is not None and (at := self._next_mark(at + 1)) is not None:
+            if self.read(at) is not None:
+                return at
+        return self.length if self._has_data(bad) else None
 
-        JSON holds no byte 0, so that what is found by its looks is no part of a result. In text it
-        may be, forged by a worker, which knows the run id: there, only what begins where the bad
-        frame says that it ends counts.
-        """
+    def _next_mark(self, at: int) -> int | None:
+        """Where the mark is, at a byte or behind it."""
         file = self._opened()
-        found = (self._next_stated if self._is_text else self._next_found)(file, bad)
-        if found is None and self._has_data(file, bad):
-            return self.length
-        return found
+        while len(data := file.read(_SEARCH_BYTES, at)) >= len(self.mark):
+            found = data.find(self.mark)
+            if found >= 0:
+                return at + found
+            at += len(data) - len(self.mark) + 1
+        return None
 
-    def _next_found(self, file: File, bad: int) -> int | None:
-        at = next_head(file, bad + 1)
-        while at is not None and self.read(at) is None:
-            at = next_head(file, at + 1)
-        return at
-
-    def _next_stated(self, file: File, bad: int) -> int | None:
-        header = Header.unpack(file.read(HEADER_BYTES, bad))
-        end = self.length if header is None else bad + HEADER_BYTES + header.length
-        return end if end < self.length and self.read(end) is not None else None
-
-    def _has_data(self, file: File, at: int) -> bool:
+    def _has_data(self, at: int) -> bool:
+        file = self._opened()
         while at < self.length and (data := file.read(_MAX_READ_BYTES, at)):
             if data.count(0) != len(data):
                 return True

@@ -14,7 +14,7 @@ import attrs
 
 from trioline.config import JobSettings
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, Kind, encode, seed_of
+from trioline.storage.frames import Frame, Kind, encode, mark_of
 from trioline.storage.new_file import NewFile
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.ranges import Ranges
@@ -69,10 +69,10 @@ class Rescue:
         frame = next(frames, None)
         while frame is not None:
             path, number, top = self._path(), self._number, 0
-            seed = seed_of(self._run_id, number)
+            mark = mark_of(self._run_id, number)
             with NewFile(self._disk, path) as file:
                 while frame is not None and file.length < _SEGMENT_BYTES:
-                    for data in encode(frame, seed):
+                    for data in encode(frame, mark):
                         file.append(data)
                     top = max(top, frame.end)
                     frame = next(frames, None)

@@ -1,7 +1,7 @@
 """What is left of a damaged journal: every frame that still proves what it is.
 
-A frame names its lines, and its crc holds run id and segment number, so that it is good wherever it
-lies: behind a bad stretch the search goes on byte by byte.
+A frame names its lines, and its mark the segment, so that it is good wherever it lies: behind a bad
+stretch the next one is found by its mark.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import attrs
 
 from trioline.storage.files import Disk
-from trioline.storage.frames import HEADER_BYTES, Kind, Region, encode, seed_of
+from trioline.storage.frames import HEADER_BYTES, Kind, Region, encode, mark_of
 from trioline.storage.repair.ranges import Ranges
-from trioline.storage.segment import Segment, is_segment, next_head, number_of
+from trioline.storage.segment import Segment, is_segment, number_of
 
 
 @attrs.frozen(kw_only=True)
@@ -104,30 +104,22 @@ def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
 
 
 def _scan(disk: Disk, folder: Path, number: int, run_id: bytes) -> Scan:
-    with contextlib.closing(Segment(disk, folder, number, seed_of(run_id, number))) as segment:
-        pieces = tuple(_pieces(disk, segment))
+    with contextlib.closing(Segment(disk, folder, number, mark_of(run_id, number))) as segment:
+        pieces = tuple(_pieces(segment))
     return Scan(number=number, path=segment.path, length=segment.length, pieces=pieces)
 
 
-def _pieces(disk: Disk, segment: Segment) -> Iterator[Piece]:
-    at: int | None = 0
-    with disk.open(segment.path, os.O_RDONLY) as file:
-        while at is not None and at < segment.length:
-            frame = segment.read(at)
-            if frame is None:
-                at = next_head(file, at + 1)
-                continue
-            piece = Piece(
-                offset=at,
-                length=HEADER_BYTES + len(frame.payload),
-                kind=frame.kind,
-                first=frame.first,
-                end=frame.end,
-                region=Region.unpack(frame.payload) if frame.kind is Kind.WRITTEN else None,
-                sums=frame.payload if frame.kind is Kind.INPUT else b"",
-            )
-            yield piece
-            at += piece.length
+def _pieces(segment: Segment) -> Iterator[Piece]:
+    for frame, offset in segment.all_frames():
+        yield Piece(
+            offset=offset,
+            length=HEADER_BYTES + len(frame.payload),
+            kind=frame.kind,
+            first=frame.first,
+            end=frame.end,
+            region=Region.unpack(frame.payload) if frame.kind is Kind.WRITTEN else None,
+            sums=frame.payload if frame.kind is Kind.INPUT else b"",
+        )
 
 
 def parts_outside(
@@ -168,7 +160,7 @@ def write_good(disk: Disk, scan: Scan, run_id: bytes) -> None:
             frame = old.read(piece.offset)
             assert frame is not None
             frame = frame.part(piece.first, piece.end) if piece.is_part else frame
-            new.write(b"".join(encode(frame, old.seed)), at)
+            new.write(b"".join(encode(frame, old.mark)), at)
             at += piece.length
         new.sync()
     disk.rename(draft, scan.path)
@@ -187,4 +179,4 @@ def records_in(disk: Disk, scans: Iterable[Scan], run_id: bytes) -> dict[int, by
 
 
 def _segment(disk: Disk, scan: Scan, run_id: bytes) -> Segment:
-    return Segment(disk, scan.path.parent, scan.number, seed_of(run_id, scan.number))
+    return Segment(disk, scan.path.parent, scan.number, mark_of(run_id, scan.number))

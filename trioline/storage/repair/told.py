@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import attrs
 
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, Kind, seed_of
+from trioline.storage.frames import Frame, Kind, mark_of
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.salvage import Piece, Scan
 from trioline.storage.segment import Segment
@@ -112,8 +112,8 @@ class Told:
     def _opened(self, scan: Scan) -> Segment:
         if self._segment is None or self._segment.number != scan.number:
             self.close()
-            seed = seed_of(self._run_id, scan.number)
-            self._segment = Segment(self._disk, scan.path.parent, scan.number, seed)
+            mark = mark_of(self._run_id, scan.number)
+            self._segment = Segment(self._disk, scan.path.parent, scan.number, mark)
         return self._segment
 
     def close(self) -> None:
