@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -21,17 +20,13 @@ from trioline.storage.checksums import CHECKSUMS_NAME, ENTRY_BYTES, Proof
 from trioline.storage.doubts import hull
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
-from trioline.storage.repair.dropping import Dropped, without_dropped
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
-from trioline.storage.repair.input_state import find_doubted, tell_changes_ahead
+from trioline.storage.repair.input_state import find_doubted
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
-    behind,
     look_at_output,
-    outside,
-    told_by_journal,
 )
 from trioline.storage.repair.ranges import Ranges
 from trioline.storage.repair.records import leading_records
@@ -43,7 +38,15 @@ from trioline.storage.repair.rejected_state import (
     rejected_holds,
 )
 from trioline.storage.repair.retry_state import retry_step
-from trioline.storage.repair.salvage import Piece, Scan, records_in, scan_journal
+from trioline.storage.repair.salvage import Scan, records_in, scan_journal
+from trioline.storage.repair.saving import (
+    fitting_journal,
+    held,
+    lines_of,
+    pieces,
+    saved_lines,
+    torn,
+)
 from trioline.storage.repair.segments import damaged_segments, look_for_gaps
 from trioline.storage.repair.unproved import without_unproved
 from trioline.storage.repair.walk import Run
@@ -117,12 +120,12 @@ class Plan:
     @property
     def held(self) -> Ranges:
         """The lines whose results the journal has already."""
-        return Ranges(_held(self.scans))
+        return Ranges(held(self.scans))
 
     @property
     def kept(self) -> Ranges:
         """All lines whose results are kept."""
-        return Ranges([*_held(self.scans), *_lines_of([self.base.run, *self.rescued, *self.told])])
+        return Ranges([*held(self.scans), *lines_of([self.base.run, *self.rescued, *self.told])])
 
     @property
     def assumed(self) -> range:
@@ -155,13 +158,13 @@ def examine(disk: Disk, given: Given) -> Plan:
         kept = without_unproved(disk, job.settings, last, kept, notes)
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
-    scans = _fitting_journal(disk, job, all_scans, kept, base, line_count, notes)
+    scans = fitting_journal(disk, job, all_scans, kept, base.run, line_count, notes)
     segments = [
         scan for old, scan in zip(all_scans, scans, strict=True) if old in segments or old != scan
     ]
-    rescued, told = _rescued(disk, job, all_scans, _held(scans), kept, base)
+    rescued, told = saved_lines(disk, job, all_scans, held(scans), kept, base.run)
     journal = Journal(
-        records=records_in(disk, scans, job.run.id_bytes), results=known_results(_pieces(scans))
+        records=records_in(disk, scans, job.run.id_bytes), results=known_results(pieces(scans))
     )
     rejected = look_at_records(
         disk, job, journal, [base.run, *rescued], notes, is_vouched=is_rejected_vouched
@@ -169,24 +172,16 @@ def examine(disk: Disk, given: Given) -> Plan:
     _tell_of_table(disk, job, kept, notes)
     unknown = _unknown(base, rescued, kept, notes)
     _tell_of_rescued(rescued, notes)
-    kept_lines = Ranges([*_held(scans), *_lines_of([base.run, *rescued, *told])])
+    kept_lines = Ranges([*held(scans), *lines_of([base.run, *rescued, *told])])
     doubted = find_doubted(disk, job, all_scans, kept_lines, notes)
-    step = retry_step(
-        disk,
-        job.settings,
-        kept_lines,
-        is_same=base.finished and not rejected.is_rebuilt,
-        has_new_id=last is None and job.is_run_lost,
-    )
-    if notes.steps and step is not None:
-        notes.steps.append(step)
+    _tell_of_retry(disk, job, base, kept_lines, rejected, notes)
     return Plan(
         settings=job.settings,
         run=job.run,
         last=last,
         base=_with_records(base, rejected),
         scans=tuple(scans),
-        segments=(*segments, *_torn(scans, segments, is_followed=bool(rescued or told))),
+        segments=(*segments, *torn(scans, segments, is_followed=bool(rescued or told))),
         rescued=tuple(rescued),
         told=tuple(told),
         is_run_lost=job.is_run_lost,
@@ -199,6 +194,26 @@ def examine(disk: Disk, given: Given) -> Plan:
         steps=tuple(notes.steps),
         counts=_count(job, scans, base, [*rescued, *told], all_scans, line_count),
     )
+
+
+def _tell_of_retry(
+    disk: Disk,
+    job: Identity,
+    base: Base,
+    kept: Ranges,
+    rejected: RejectedState,
+    notes: Notes,
+) -> None:
+    """Say what becomes of a retry that is under way, where anything is changed at all."""
+    step = retry_step(
+        disk,
+        job.settings,
+        kept,
+        is_same=base.finished and not rejected.is_rebuilt,
+        has_new_id=job.last is None and job.is_run_lost,
+    )
+    if notes.steps and step is not None:
+        notes.steps.append(step)
 
 
 def _line_count(disk: Disk, settings: JobSettings) -> int:
@@ -248,7 +263,7 @@ def _before_lost_records(
     """Go back to a rejected line whose record is only in the journal: there it is read again."""
     missing = {
         piece.first
-        for piece in _pieces(scans)
+        for piece in pieces(scans)
         if piece.kind is Kind.REJECTED and piece.first < lines
     }
     with contextlib.closing(leading_records(disk, settings, lines)) as records:
@@ -262,7 +277,7 @@ def _before_lost_records(
 
 def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
     """The lines of base and rescued ones among which some are kept by their form alone."""
-    lines = Ranges(_lines_of([base.run, *rescued]))
+    lines = Ranges(lines_of([base.run, *rescued]))
     parts = [part for first, end in kept.assumed if (part := lines.hull(first, end))]
     unknown = range(parts[0].start, parts[-1].stop) if parts else range(0)
     if unknown:
@@ -279,15 +294,6 @@ def _tell_of_rescued(rescued: list[Run], notes: Notes) -> None:
         notes.steps.append(
             f"keep {counted(count, 'line')} that hold behind there in the journal until their turn"
         )
-
-
-def _torn(scans: list[Scan], segments: list[Scan], *, is_followed: bool) -> list[Scan]:
-    """A torn end is let pass in the newest segment only: one that will not be it any more."""
-    return [
-        scan
-        for scan in scans[-1:]
-        if is_followed and scan.bad_at < scan.length and scan not in segments
-    ]
 
 
 def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
@@ -310,60 +316,6 @@ def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:
     return f"is damaged: its first {needed} bytes are not what was written"
 
 
-def _fitting_journal(
-    disk: Disk,
-    job: Identity,
-    scans: list[Scan],
-    kept: Kept,
-    base: Base,
-    line_count: int,
-    notes: Notes,
-) -> list[Scan]:
-    """The journal without the answers of lines that are others now; says which these are."""
-    durable = 0 if job.last is None else job.last.line_count
-    settled = [piece.lines for piece in _pieces(scans) if piece.is_settling]
-    answered = [*settled, *_lines_of(kept.runs)]
-    behind_base = [(max(first, base.lines), end) for first, end in answered if end > base.lines]
-    tell_changes_ahead(job, kept.changes, behind_base, line_count, notes)
-    dropped = Dropped(
-        lines=kept.dropped,
-        base_end=base.lines,
-        # Those from before the durable point are answered by the journal once more then.
-        outdated=kept.changes.outdated if base.lines < durable else frozenset(),
-    )
-    return without_dropped(disk, scans, job.run.id_bytes, dropped, notes)
-
-
-def _rescued(
-    disk: Disk,
-    job: Identity,
-    all_scans: list[Scan],
-    held: list[tuple[int, int]],
-    kept: Kept,
-    base: Base,
-) -> tuple[list[Run], list[Run]]:
-    """The lines behind the base that hold, and more of them that the journal tells of.
-
-    Args:
-        held: The lines that are in the journal itself.
-    """
-    output = job.settings.output
-    if disk.stat(output) is None:
-        return [], []
-    with disk.open(output, os.O_RDONLY) as file:
-        lines = LineFile(file)
-        runs = [behind(lines, run, base.run) for run in kept.runs if run.end > base.lines]
-        rescued = _outside(lines, runs, kept)
-        told = _outside(lines, told_by_journal(lines, _pieces(all_scans), base.run), kept)
-    saved = Ranges([*held, *_lines_of(rescued)])
-    return rescued, [run for run in told if not saved.has_all(run.first, run.end)]
-
-
-def _outside(lines: LineFile, runs: Iterable[Run], kept: Kept) -> list[Run]:
-    dropped = kept.dropped
-    return [part for run in runs for part in outside(lines, run, dropped)]
-
-
 def _count(
     job: Identity,
     scans: list[Scan],
@@ -374,9 +326,9 @@ def _count(
 ) -> Counts:
     if base.finished:
         return Counts(written=base.lines, ahead=0, open=0, redone=0)
-    settled = [*_held(scans), *_lines_of([base.run, *saved])]
+    settled = [*held(scans), *lines_of([base.run, *saved])]
     ranges = Ranges(settled)
-    done = [piece.lines for piece in _pieces(all_scans) if piece.is_settling]
+    done = [piece.lines for piece in pieces(all_scans) if piece.is_settling]
     known = job.last.line_count if job.last is not None else 0
     total = ranges.count(line_count)
     written = ranges.ends[0] if ranges.firsts[:1] == [0] else 0
@@ -386,16 +338,3 @@ def _count(
         open=line_count - total,
         redone=Ranges([*settled, *done, (0, known)]).count(line_count) - total,
     )
-
-
-def _lines_of(runs: list[Run]) -> list[tuple[int, int]]:
-    return [(run.first, run.end) for run in runs]
-
-
-def _pieces(scans: tuple[Scan, ...] | list[Scan]) -> list[Piece]:
-    return [piece for scan in scans for piece in scan.pieces]
-
-
-def _held(scans: tuple[Scan, ...] | list[Scan]) -> list[tuple[int, int]]:
-    """The lines whose results, or records, are in the journal itself."""
-    return [piece.lines for scan in scans for piece in scan.pieces if piece.has_results]
