@@ -28,7 +28,7 @@ SEGMENT = STATE / "journal-00000001"
 LINES = 20
 FORGED = 9
 """The line that the forged frame settles."""
-BYTES = [1, 9, 13, HEADER_BYTES - 25, HEADER_BYTES - 17, HEADER_BYTES + 2]
+BYTES = [1, 9, 12, 17, 25, HEADER_BYTES + 2]
 """One in the mark, in the crc, in the kind, in the length, in the first line, in the payload."""
 
 

@@ -62,9 +62,10 @@ def settled(job: Job) -> set[int]:
     return set(range(job.written_count)).union(*job.ahead())
 
 
-def spoil(files: CrashFiles, at: int, new: bytes = b"\xff") -> bytes:
-    """Write into the newest segment."""
+def spoil(files: CrashFiles, at: int, new: bytes | None = None) -> bytes:
+    """Write into the newest segment; None: a byte that is another one there."""
     data = files.get(SEGMENT)
+    new = bytes([data[at] ^ 255]) if new is None else new
     files.put(SEGMENT, data[:at] + new + data[at + len(new) :])
     return files.get(SEGMENT)
 
