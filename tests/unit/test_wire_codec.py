@@ -537,6 +537,10 @@ def test_done_has_one_form_only(extra: bytes) -> None:
         (b'{"op":"done","first":1,"count":' + b"9" * 5_000 + b"}", 0),
         (b'{"op":"done","results":[]}', 0),
         (b'{"op":"get","count":3}', 0),
+        (b'{"op":"done","first":1,"count":3,"x":"\\ud800"}', 3),
+        (b'{"op":"done","first":1,"count":true,"x":"\\ud800"}', 0),
+        (b'{"op":"done","first":1,"count":-3,"x":"\\ud800"}', 0),
+        (b'{"op":"note","count":3,"text":"\\ud800"}', 0),
     ],
 )
 def test_how_many_raw_lines_follow(line: bytes, count: int) -> None:

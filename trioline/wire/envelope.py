@@ -191,13 +191,14 @@ def _open_with_surrogates(line: bytes) -> Envelope | None:
     )
     ref = message.get("ref")
     is_plain = ref is not None and not isinstance(ref, dict | list) and not _has_surrogates(ref)
+    lines = message if message["op"] == "done" else {}
     return Envelope(
         message["op"],
         Raw(json.dumps(ref).encode()) if is_plain else None,
         line,
         # What says that raw lines follow must not be lost: they are to be read and dropped.
-        raw_count=_count_of(message.get("count")) or 0,
-        bytes_hint=_count_of(message.get("bytes")),
+        raw_count=_count_of(lines.get("count")) or 0,
+        bytes_hint=_count_of(lines.get("bytes")),
         refusal=refusal,
     )
 
@@ -218,4 +219,4 @@ def _number(raw: Raw | UnsetType) -> int | None:
 
 
 def _count_of(value: object) -> int | None:
-    return max(0, value) if isinstance(value, int) else None
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else None
