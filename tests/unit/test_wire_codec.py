@@ -556,9 +556,11 @@ def test_sixteen_megabytes_of_nothing_are_refused() -> None:
     assert refusal(b'{"op":"ping","x":[' + nothing + b"]}").code is ErrorCode.TOO_LARGE
 
 
-def test_very_many_rows_are_refused_before_they_are_built() -> None:
-    rows = b",".join([b'{"id":1,"result":1}'] * 401_000)
-    assert refusal(b'{"op":"done","results":[' + rows + b"]}").code is ErrorCode.TOO_LARGE
+@pytest.mark.parametrize("name", [b"id", b"\\u0069d", b"i\\u0064"])
+@pytest.mark.parametrize("end", [b"]}", b'],"results":[]}'])
+def test_very_many_rows_are_refused_before_they_are_built(name: bytes, end: bytes) -> None:
+    rows = b",".join([b'{"%b":1,"result":1}' % name] * 401_000)
+    assert refusal(b'{"op":"done","results":[' + rows + end).code is ErrorCode.TOO_LARGE
 
 
 def test_a_large_done_is_read_like_a_small_one() -> None:
