@@ -367,6 +367,37 @@ async def test_a_server_on_a_full_disk_can_be_cancelled(tmp_path: Path) -> None:
     assert place.finish() == []
 
 
+class FewSegments(OddFiles):
+    """A disk that has room for two segments of the journal."""
+
+    def open(self, path: Path, flags: int) -> int:
+        segments = list(path.parent.glob("journal-*"))
+        is_new = path.name.startswith("journal-") and path not in segments
+        self.codes = {"create": errno.ENOSPC} if is_new and len(segments) == 2 else {}
+        return super().open(path, flags)
+
+
+@pytest.mark.parametrize("sync_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("fsync", Fsync)
+async def test_a_full_disk_gets_the_room_that_a_durable_point_makes(
+    tmp_path: Path, fsync: Fsync, sync_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of one that is under way: no commit waits for what only comes behind it."""
+    monkeypatch.setattr(writer, "SYNC_INTERVAL_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(writer, "SYNC_INTERVAL_BYTES", sync_bytes)
+    place = Place(tmp_path, fsync, segment_bytes=1)
+    place.files = FewSegments()
+    async with place.serve() as (_, connect):
+        ann = await connect()
+        assert await ann.get(LINES) == [0, 1, 2, 3, 4, 5]
+        for line in range(LINES):
+            await ann.send_done(line)
+            reply = await ann.reply()
+            assert reply is not None
+            assert reply["accepted"] == 1
+    assert place.outcome is Outcome.COMPLETE
+
+
 # --- a disk that does not answer ------------------------------------------------------------------
 
 

@@ -13,10 +13,11 @@ room. Any other error of a file ends it, and with it the server.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar, assert_never
 
 import attrs
@@ -218,7 +219,7 @@ class Writer:
                 return True
         # Never abandoned: what has begun ends with the disk, so a commit is never halved.
         commit = functools.partial(self.job.commit, entries)
-        return await self._until_there_is_room(commit)
+        return await self._until_there_is_room(commit, self._make_room)
 
     def _is_done_in_place(self, entries: list[Entry]) -> bool:
         """Whether a commit is done sooner than a thread can be asked to do it."""
@@ -303,12 +304,20 @@ class Writer:
 
     # --- a full disk -----------------------------------------------------------------------------
 
-    async def _until_there_is_room(self, call: Callable[[], None]) -> bool:
-        """Make a call, in a thread, until the disk takes it; False where the end comes before."""
+    async def _until_there_is_room(
+        self, call: Callable[[], None], make_room: Callable[[], Awaitable[bool]] | None = None
+    ) -> bool:
+        """Make a call, in a thread, until the disk takes it; False where the end comes before.
+
+        Args:
+            make_room: Called first where there is none; says whether it made some.
+        """
         while True:
             try:
                 await _in_thread(call)
             except DiskFull as full:
+                if make_room is not None and await make_room():
+                    continue
                 self._find_full(full)
                 if self._closing.is_set():
                     return False
@@ -317,6 +326,23 @@ class Writer:
             else:
                 self._find_room()
                 return True
+
+    async def _make_room(self) -> bool:
+        """Let go of journal, for a commit: the durable point that does it would come behind that.
+
+        Returns:
+            Whether it takes less than before.
+        """
+        job, journal_bytes = self.job, self.job.journal_bytes
+        with contextlib.suppress(DiskFull):
+            if self._under_way is not None:
+                await self._under_way.made.wait()
+                under_way, self._under_way = self._under_way, None
+                if not under_way.is_full:
+                    await _in_thread(functools.partial(job.end_point, under_way.point))
+            if job.unsynced_bytes:
+                await _in_thread(functools.partial(job.sync, self._input_offset()))
+        return job.journal_bytes < journal_bytes
 
     def _find_full(self, full: DiskFull) -> None:
         if trio.current_time() - self._complained_at >= DISK_FULL_LOG_SECONDS:

@@ -137,11 +137,11 @@ class Point:
             DiskFull: The same call may be repeated.
             StorageError: A file failed.
         """
-        if self._input is not None:
+        covered, self._covered = self._covered, []
+        self._journal.drop(covered)  # first: it makes room
+        if self.checkpoint.finished:
+            self._journal.drop_all()
+        elif self._input is not None:
             self._journal.append([self._input])
             self._checksums.ahead.recorded(self._input)
             self._input = None
-        if self.checkpoint.finished:
-            self._journal.drop_all()
-        else:
-            self._journal.drop(self._covered)
