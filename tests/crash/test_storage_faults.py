@@ -371,3 +371,24 @@ def open_sentence(play: Play) -> str:
     except (StorageError, UsageError) as error:
         return str(error)
     return ""
+
+
+@pytest.mark.parametrize("fsync", [Fsync.ALWAYS, Fsync.INTERVAL])
+def test_no_commit_returns_after_a_point_beside_it_has_failed(fsync: Fsync) -> None:
+    play = Play(settings(fsync), None)
+    job = play.open()
+    play.commit(job, ENTRIES[0])
+    point = job.begin_point(play.offset(job))
+
+    def fail_beside() -> None:
+        if play.files.fail is None:
+            play.files.fail = Fault("sync", 1, errno.EIO, for_ever=False)
+            with pytest.raises(StorageError):
+                job.make_point(point)
+
+    play.files.beside = fail_beside
+    with pytest.raises(StorageError) as caught:
+        job.commit([ENTRIES[1]])
+    assert caught.value.path == str(play.settings.output)
+    play.restart()
+    check_end(play)

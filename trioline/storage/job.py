@@ -390,3 +390,5 @@ class _FinalErrors:
     ) -> None:
         if isinstance(error, StorageError) and not isinstance(error, DiskFull):
             self._error = error
+        elif self._error is not None:  # beside this call, in another thread
+            raise self._error
