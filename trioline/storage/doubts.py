@@ -47,18 +47,15 @@ def check_input(state: State) -> None:
     )
 
 
-def doubt(state: State, proved_end: int) -> State:
+def doubt(state: State) -> State:
     """Before the checkpoint of a new epoch: is the input as the last server saw it?
-
-    Args:
-        proved_end: Lines below it were just held against the input.
 
     Returns:
         The state with the lines that nothing proves, and with a warning.
     """
     last, given = state.last, state.source.stat
     settled = state.answers.written_count, state.ahead.end
-    first = max(last.line_count, proved_end, state.checksums.ahead.proved_end)
+    first = max(last.line_count, state.checksums.ahead.proved_end)
     # What was recorded of a block says nothing of lines of it that were answered later: the input
     # may have been another one then, and be put back.
     recent = range(max(last.line_count, state.recent.start), state.recent.stop)

@@ -50,13 +50,14 @@ def recover(
     segment_bytes: int,
     *,
     given: Stat | None = None,
-    proved_end: int = 0,
+    is_mended: bool = False,
 ) -> State:
     """Open a job's files and bring them to where the last server was.
 
     Args:
         given: The input that was held against ``run``; None: nobody changes it meanwhile.
-        proved_end: Lines below it were just held against the input, also those that are ahead.
+        is_mended: Whether this is the end of a repair: what it held against the input, the journal
+            is to have of the lines ahead.
 
     Raises:
         StorageError: A file is missing or is not what was written.
@@ -76,9 +77,9 @@ def recover(
                 state = _open_files(disk, settings, run, segment_bytes, given, opened)
                 state = _replay(state)
             warnings += _end_replay(disk, settings, state)
-            state = doubt(state, proved_end)
+            state = doubt(state)
             state = _with_warnings(state, warnings)
-            state = _go_on(disk, settings, run, state, opened, is_mended=bool(proved_end))
+            state = _go_on(disk, settings, run, state, opened, is_mended=is_mended)
         opened.pop_all()
     return state
 

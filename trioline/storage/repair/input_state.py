@@ -15,7 +15,7 @@ import attrs
 
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import BLOCK_LINES, Proof
-from trioline.storage.doubts import is_touched
+from trioline.storage.doubts import hull, is_touched
 from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.input_ahead import known_of, sums_from
@@ -103,22 +103,28 @@ def tell_changes_ahead(
         )
 
 
-def find_doubted(disk: Disk, job: Identity, scans: list[Scan], kept: Ranges, notes: Notes) -> range:
-    """The kept lines that the checkpoint knows nothing of, where the input was touched since.
+def find_doubted(job: Identity, given: Stat, scans: list[Scan], answered: Ranges) -> range:
+    """The lines of which nothing recorded what they were, where the input was touched since.
 
     Without a checkpoint all of them, where it was touched since the job was made: only the
     checkpoint knew which were in doubt.
+
+    Args:
+        given: The input before it was held against the sums.
+        answered: The lines that it is about.
     """
-    given = disk.stat(job.settings.input)
-    if given is None or not _is_touched(job, given):
+    if not _is_touched(job, given):
         return range(0)
-    doubted = kept.hull(*_behind(job.last, scans))
+    return hull([answered.hull(*_behind(job.last, scans)), _unrecorded(job.last, scans, answered)])
+
+
+def tell_doubted(job: Identity, doubted: range, notes: Notes) -> None:
+    """Say which kept lines are in doubt, where anything is changed at all."""
     if doubted and notes.steps:
         notes.found.append(
             f"{job.settings.input} may have been changed after some of the lines {doubted.start} to"
             f" {doubted.stop - 1} were answered: `trioline verify` will not call them proved"
         )
-    return doubted
 
 
 def _is_touched(job: Identity, given: Stat) -> bool:
@@ -141,6 +147,16 @@ def _behind(last: Checkpoint | None, scans: list[Scan]) -> tuple[int, int]:
     ]
     first = min((first for first, _ in lines), default=0)
     return max(first, last.line_count), max((end for _, end in lines), default=0)
+
+
+def _unrecorded(last: Checkpoint | None, scans: list[Scan], answered: Ranges) -> range:
+    """Lines ahead of which neither checkpoint nor journal has a sum: that frame was lost."""
+    durable = 0 if last is None else last.line_count
+    frames = [piece for scan in scans for piece in scan.pieces if piece.kind is Kind.INPUT]
+    recorded = Ranges(piece.lines for piece in frames)
+    return hull(
+        [range(*gap) for first, end in answered for gap in recorded.gaps(max(first, durable), end)]
+    )
 
 
 def is_outdated(piece: Piece, blocks: frozenset[int]) -> bool:

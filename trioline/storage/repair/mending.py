@@ -19,6 +19,7 @@ from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint, CheckpointFile
 from trioline.storage.checksums import CHECKSUMS_NAME, crc_of
 from trioline.storage.claims import claim
+from trioline.storage.doubts import hull
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, sync_folders
 from trioline.storage.output import GrowingFile
@@ -42,6 +43,7 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
         StorageError: A file failed; or the job does not open even so.
     """
     copies = save_copies(disk, plan, now)
+    plan = attrs.evolve(plan, last=_record_doubts(disk, plan))
     for path in (plan.settings.output, plan.settings.rejected):
         # That the rejected file is missing says more than an empty one, also to another repair.
         is_made_later = path == plan.settings.rejected and plan.rejected.is_rebuilt
@@ -68,10 +70,25 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     return copies
 
 
+def _record_doubts(disk: Disk, plan: Plan) -> Checkpoint | None:
+    """Have the old checkpoint say what is in doubt: the journal, once it is another, tells no more.
+
+    Where a frame lies says when it was written, and what is put there now looks like any other.
+    Both slots say it: one of them is written over at the end.
+    """
+    last, doubted = plan.last, hull([plan.redoubted, plan.unknown])
+    if last is None:
+        return None
+    doubting = last.doubting(doubted) if doubted else last
+    if doubting == last:
+        return last
+    with contextlib.closing(CheckpointFile(disk, plan.settings.state / CHECKPOINT_NAME)) as file:
+        return file.repeat(file.repeat(doubting))
+
+
 def open_once(disk: Disk, plan: Plan) -> tuple[int, int]:
     """Open the job as a start would; returns its lines written, and those ahead of their turn."""
-    proved_end = plan.last.line_count if plan.last is not None else 0
-    state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES, proved_end=proved_end)
+    state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES, is_mended=True)
     numbers = state.answers.written_count, len(state.ahead)
     for part in (state.source, state.journal, state.checksums, state.answers, state.checkpoints):
         part.close()
@@ -169,8 +186,8 @@ def _checkpoint(
         output_sums_crc=outputs.sums_crc,
         assumed_first=assumed.start,
         assumed_end=assumed.stop,
-        input_mtime_ns=plan.last.input_mtime_ns if plan.last is not None else 0,
-        input_ctime_ns=plan.last.input_ctime_ns if plan.last is not None else 0,
+        input_mtime_ns=plan.given.mtime_ns,
+        input_ctime_ns=plan.given.ctime_ns,
         are_records_assumed=plan.rejected.is_assumed,
     )
 

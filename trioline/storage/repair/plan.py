@@ -22,7 +22,7 @@ from trioline.storage.files import Disk
 from trioline.storage.frames import Kind
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.given import Given, Identity, Notes, identify
-from trioline.storage.repair.input_state import find_doubted
+from trioline.storage.repair.input_state import find_doubted, tell_doubted
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.output_state import (
     Kept,
@@ -52,6 +52,7 @@ from trioline.storage.repair.unproved import without_unproved
 from trioline.storage.repair.walk import Run
 from trioline.storage.retry_files import check_no_swap
 from trioline.storage.run import Run as JobRun
+from trioline.storage.system import Stat
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +108,10 @@ class Plan:
     """The lines of both among which some are kept by their form alone."""
     doubted: range
     """The kept lines of which nothing says what some were, where the input was touched."""
+    redoubted: range
+    """The same before any are dropped to be computed again."""
+    given: Stat
+    """The input before it was held against what was recorded of it."""
     is_journal_damaged: bool
     found: tuple[str, ...]
     steps: tuple[str, ...]
@@ -152,10 +157,12 @@ def examine(disk: Disk, given: Given) -> Plan:
     has_gaps = last is not None and look_for_gaps(given.state, all_scans, last, notes)
     segments = damaged_segments(all_scans, last, notes)
     is_journal_damaged = has_gaps or bool(segments)
-    line_count = _line_count(disk, job.settings)
+    given_input, line_count = _look_at_input(disk, job.settings)
     kept = look_at_output(disk, job, all_scans, line_count, notes)
+    answered = _answered(all_scans, kept)
+    redoubted = find_doubted(job, given_input, all_scans, answered)
     if given.recomputes_unproved:
-        kept = without_unproved(disk, job.settings, last, kept, notes)
+        kept = without_unproved(disk, job.settings, last, kept, redoubted, notes)
     is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
     base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     scans = fitting_journal(disk, job, all_scans, kept, base.run, line_count, notes)
@@ -173,7 +180,8 @@ def examine(disk: Disk, given: Given) -> Plan:
     unknown = _unknown(base, rescued, kept, notes)
     _tell_of_rescued(rescued, notes)
     kept_lines = Ranges([*held(scans), *lines_of([base.run, *rescued, *told])])
-    doubted = find_doubted(disk, job, all_scans, kept_lines, notes)
+    doubted = find_doubted(job, given_input, all_scans, kept_lines)
+    tell_doubted(job, doubted, notes)
     _tell_of_retry(disk, job, base, kept_lines, rejected, notes)
     return Plan(
         settings=job.settings,
@@ -189,6 +197,8 @@ def examine(disk: Disk, given: Given) -> Plan:
         journal=journal,
         unknown=unknown,
         doubted=doubted,
+        redoubted=redoubted if given.recomputes_unproved else doubted,
+        given=given_input,
         is_journal_damaged=is_journal_damaged,
         found=tuple(notes.found),
         steps=tuple(notes.steps),
@@ -216,9 +226,18 @@ def _tell_of_retry(
         notes.steps.append(step)
 
 
-def _line_count(disk: Disk, settings: JobSettings) -> int:
+def _look_at_input(disk: Disk, settings: JobSettings) -> tuple[Stat, int]:
+    """What it is before anything of it is read, so that what is written to it later shows."""
     with disk.open(settings.input, os.O_RDONLY) as file:
-        return LineFile(file, counts_rest=True).line_count()
+        return file.stat(), LineFile(file, counts_rest=True).line_count()
+
+
+def _answered(scans: list[Scan], kept: Kept) -> Ranges:
+    """All lines whose answers could be kept, but for those that are others now."""
+    settled = [piece.lines for piece in pieces(scans) if piece.is_settling]
+    lines = Ranges([*settled, *lines_of(kept.runs)])
+    changed = kept.changes.lines
+    return Ranges(part for first, end in lines for part in changed.gaps(first, end))
 
 
 def _find_base(

@@ -1,7 +1,8 @@
 """Lines that nothing proves, computed again: for who would rather pay for them than believe them.
 
 Which ones these are, the checkpoint says as ``trioline verify`` does: as one stretch. To it comes
-what this repair would keep by its form alone. They go the way of damaged lines.
+what this repair would keep by its form alone, or a start would doubt. They go the way of damaged
+lines.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from trioline.storage.repair.ranges import Ranges
 
 
 def without_unproved(
-    disk: Disk, settings: JobSettings, last: Checkpoint | None, kept: Kept, notes: Notes
+    disk: Disk,
+    settings: JobSettings,
+    last: Checkpoint | None,
+    kept: Kept,
+    doubted: range,
+    notes: Notes,
 ) -> Kept:
     """What is kept when all that nothing proves is computed again; says which lines that are."""
-    stretches = list(kept.assumed)
+    stretches = [*kept.assumed, (doubted.start, doubted.stop)]
     if last is not None:
         stretches.append((last.assumed_first, last.assumed_end))
     lines = Ranges(stretches)
