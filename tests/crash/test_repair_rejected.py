@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 from itertools import count
 
 import attrs
 import pytest
 from damage_helpers import FOLDER, STATE, Contents, contents, files_with
-from repair_helpers import COPIES, JOB, mend_all, repaired
+from repair_helpers import COPIES, JOB, mend_all, mended_after_kills, repaired
 from storage_helpers import Crash, CrashFiles, input_line, input_of, settings_for
 
 from trioline.errors import StorageError
@@ -235,8 +236,32 @@ def test_an_edit_is_said_where_something_else_is_damaged() -> None:
     files, plan = repaired({**data, OUT: output})
     assert f"{REJECTS}: bytes 0 to" in said(plan)
     redo(files)
-    assert records(files) == {line: ["no"] if line != 3 else [LOST] for line in REJECTED}
+    assert records(files) == {line: ["no"] if line != 3 else [DOUBTFUL] for line in REJECTED}
     check_proved(files, is_assumed=True)
+
+
+def lost_with_a_block() -> Contents:
+    """Without the rejected file, and with a damaged block of the output."""
+    data = without(job_of(null=NULL), "out.rejected")
+    return {**data, OUT: data[OUT].replace(b"\n1\n", b"\n0\n", 1)}
+
+
+def test_where_lines_are_done_again_lost_records_may_be_theirs() -> None:
+    files, plan = repaired(lost_with_a_block())
+    assert "79 placeholders without one, of which 79 at most were rejected lines" in said(plan)
+    redo(files)
+    assert records(files)[NULL] == [DOUBTFUL]
+    check_proved(files, is_assumed=True)
+
+
+def test_a_kill_makes_no_record_less_doubtful() -> None:
+    kills = 0
+    for files in mended_after_kills(lost_with_a_block(), JOB, random.Random(1)):
+        kills += 1
+        redo(files)
+        assert records(files)[NULL] == [DOUBTFUL]
+        check_proved(files, is_assumed=True)
+    assert kills > 20
 
 
 def test_a_result_like_the_placeholder_gets_no_record() -> None:

@@ -79,7 +79,10 @@ def _record_doubts(disk: Disk, plan: Plan) -> Checkpoint | None:
     last, doubted = plan.last, hull([plan.redoubted, plan.unknown])
     if last is None:
         return None
-    doubting = last.doubting(doubted) if doubted else last
+    doubting = attrs.evolve(
+        last.doubting(doubted) if doubted else last,
+        are_records_assumed=last.are_records_assumed or plan.rejected.is_assumed,
+    )
     if doubting == last:
         return last
     with contextlib.closing(CheckpointFile(disk, plan.settings.state / CHECKPOINT_NAME)) as file:

@@ -102,9 +102,11 @@ def look_at_records(
             leading = records_below(disk, settings, base.end)
         return RejectedState(leading=leading, is_assumed=last.are_records_assumed)
     survey = _survey(disk, settings, journal, runs)
-    lacking, most = _lacking(disk, settings, last, journal, survey, runs)
+    # Lines that are done again may be those whose records are lost.
+    is_all_kept = last is not None and sum(run.count for run in runs) >= last.line_count
+    lacking, most = _lacking(disk, settings, last, journal, survey, is_all_kept=is_all_kept)
     made = {Lacking.NONE: 0, Lacking.IN_GAPS: survey.in_gaps, Lacking.ALL: survey.missing}[lacking]
-    is_sure = last is not None and made == most
+    is_sure = is_all_kept and made == most
     is_exact = last is not None and not made and survey.is_what(last)
     is_invented = made > 0 and not is_sure
     is_taken = survey.from_file > 0 or is_invented or (last is None and survey.elsewhere > 0)
@@ -114,9 +116,10 @@ def look_at_records(
         is_rebuilt=is_rebuilt,
         lacking=lacking,
         text=LOST if is_sure else DOUBTFUL,
-        is_assumed=last.are_records_assumed if is_exact and last else is_taken,
+        # Those that an earlier repair made may be in the journal by now.
+        is_assumed=(last is not None and last.are_records_assumed) or (is_taken and not is_exact),
     )
-    _tell(settings, last, survey, state, notes, made=made, most=most)
+    _tell(settings, last, survey, state, notes, made=made, most=most, is_all_kept=is_all_kept)
     return state
 
 
@@ -202,7 +205,8 @@ def _lacking(
     last: Checkpoint | None,
     journal: Journal,
     survey: _Survey,
-    runs: list[Run],
+    *,
+    is_all_kept: bool,
 ) -> tuple[Lacking, int]:
     """Which placeholders get a new record, and how many records were lost at most."""
     if last is None:
@@ -211,8 +215,6 @@ def _lacking(
     most = min(survey.missing, max(0, last.rejected_count - known))
     if not most:
         return Lacking.NONE, 0
-    # Lines that are done again may be those whose records are lost.
-    is_all_kept = sum(run.count for run in runs) >= last.line_count
     if survey.in_gaps >= most or not (is_whole or is_all_kept):
         return Lacking.IN_GAPS, most
     return Lacking.ALL, most
@@ -240,6 +242,7 @@ def _tell(
     *,
     made: int,
     most: int,
+    is_all_kept: bool,
 ) -> None:
     path, output = settings.rejected, settings.output
     for line, byte in survey.restored[:_MAX_TOLD]:
@@ -257,7 +260,9 @@ def _tell(
     if state.is_rebuilt:
         notes.steps.append(f"make {path} anew, with {counted(survey.kept, 'record')} kept")
     if made:
-        notes.steps.append(_made_step(path, made, most, is_counted=last is not None))
+        limit = "" if is_all_kept else " at most"
+        how_many = None if last is None else f"{most:,}{limit}"
+        notes.steps.append(_made_step(path, made, how_many, is_sure=state.text == LOST))
     is_told = last is not None and last.are_records_assumed
     if state.is_assumed and survey.from_file and not is_told:
         notes.steps.append(
@@ -266,13 +271,13 @@ def _tell(
         )
 
 
-def _made_step(path: Path, made: int, most: int, *, is_counted: bool) -> str:
+def _made_step(path: Path, made: int, how_many: str | None, *, is_sure: bool) -> str:
     step = f"make records for {counted(made, 'placeholder')} without one"
-    if not is_counted:
+    if how_many is None:
         return f"{step}, which may be results like any other, as {path} is damaged there"
-    if most < made:
-        return f"{step}, of which {most:,} were rejected lines: which ones nothing tells"
-    return f"{step}, which say that the first was lost"
+    if is_sure:
+        return f"{step}, which say that the first was lost"
+    return f"{step}, of which {how_many} were rejected lines: which ones nothing tells"
 
 
 def known_results(pieces: list[Piece]) -> Ranges:
