@@ -9,6 +9,7 @@ import os
 import random
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def frames_in(data: bytes) -> Iterator[tuple[int, int, int]]:
         kind, length = struct.unpack_from("<B3xQ", data, at + 12)
         yield at, HEADER_BYTES + length, kind
         at += HEADER_BYTES + length
+
+
+def copy_of(name: str, content: bytes) -> Path:
+    return STATE / f"{name}-{zlib.crc32(content):08x}"
 
 
 def settled(job: Job) -> set[int]:
@@ -134,7 +139,7 @@ def test_a_bad_end_is_told_and_kept(text: bool, cut_bytes: int) -> None:
     job = Job.open(settings, files)
     assert settled(job) == set(range(4, LINES - PIECE))
     assert f"{SEGMENT} was damaged: bytes {at:,} to " in str(job.warning)
-    assert files.get(FOLDER / f"{SEGMENT}.damaged-{at}") == as_it_was
+    assert files.get(copy_of(f"{SEGMENT.name}.damaged-{at}", as_it_was)) == as_it_was
     job.close()
     job = Job.open(settings, files)
     assert job.warning is None
@@ -200,12 +205,26 @@ def test_lines_that_nothing_knows_of_are_cut_with_a_word_and_a_copy(fsync: Fsync
     job = Job.open(settings, files)
     assert job.written_count == 0
     size = len(answers(0, 4)) + 3
-    copy = STATE / f"out.cut-0-{size}"
+    copy = copy_of(f"out.cut-0-{size}", answers(0, 4) + b'"to')
     assert job.warning is not None
     assert f"{settings.output} had {size} bytes (4 whole lines) behind byte 0" in job.warning
     assert str(copy) in job.warning
     assert files.get(copy) == answers(0, 4) + b'"to'
     job.close()
+
+
+def test_a_copy_does_not_take_the_place_of_another_one() -> None:
+    """Of the same bytes of the same file, which once more are not what was written."""
+    settings = settings_for(FOLDER)
+    files, _ = killed(settings, behind=4)
+    for text in (b'"one"\n', b'"two"\n', b'"one"\n'):
+        begin = len(files.get(settings.output))
+        files.put(settings.output, files.get(settings.output) + text)
+        Job.open(settings, files).close()
+        assert len(files.get(settings.output)) == begin
+    copies = [path for path in files.paths() if ".cut-" in path.name]
+    assert {files.get(path) for path in copies} == {b'"one"\n', b'"two"\n'}
+    assert len(copies) == 2
 
 
 def test_a_part_of_a_line_is_said_and_not_copied() -> None:
@@ -234,7 +253,7 @@ def test_an_old_state_put_back_loses_no_line_without_a_copy() -> None:
     files.put(settings.output, answers(0, LINES) + more)
     job = Job.open(settings, files)
     begin = len(answers(0, LINES))
-    assert files.get(STATE / f"out.cut-{begin}-{begin + len(more)}") == more
+    assert files.get(copy_of(f"out.cut-{begin}-{begin + len(more)}", more)) == more
     job.close()
 
 
@@ -267,7 +286,7 @@ def test_a_crash_loop_leaves_a_stated_number_of_copies(
         content = answer(0) * count
         settings.output.write_bytes(content)
         Job.open(settings).close()
-        made.append(settings.state / f"out.cut-0-{len(content)}")
+        made.append(settings.state / copy_of(f"out.cut-0-{len(content)}", content).name)
         os.utime(made[-1], (count, count))
         assert made[-1].read_bytes() == content
     left = {path for path in made if path.exists()}

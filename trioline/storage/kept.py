@@ -1,7 +1,8 @@
 """What a start takes away of a file is kept in a copy beside the journal, and said.
 
-A copy is on the disk, with its name, before anything is taken away. It is named after what it is of
-and where it was, so that a start that was cut off writes the same one again.
+A copy is on the disk, with its name, before anything is taken away. It is named after what it is
+of, where that was, and its crc32: so a start that was cut off writes the same one again, and no
+other one takes its place.
 
 A server that is killed again and again may leave something to copy each time: results that are
 computed again. So of the copies that may be of such only the newest are kept. What is longer than a
@@ -30,7 +31,7 @@ MAX_COPIES = 8
 CRASH_BYTES = SYNC_INTERVAL_BYTES + MAX_QUEUED_BYTES
 """What a server has not made durable, and one commit."""
 _READ_BYTES = 1024 * 1024
-_COPY = re.compile(r".+\.(?:cut-\d+|damaged)-\d+")
+_COPY = re.compile(r".+\.(?:cut-\d+|damaged)-\d+-[0-9a-f]{8}")
 
 
 def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
@@ -45,12 +46,12 @@ def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
     begin, end = file.length, disk.size(file.path)
     if end <= begin:
         return None
-    copy = folder / f"{file.path.name}.cut-{begin}-{end}"
+    where = ""
     with disk.open(file.path, os.O_RDONLY) as old:
         count = sum(data.count(b"\n") for data in _pieces(old, begin, end))
         if count:
-            _copy(disk, old, begin, end, copy)
-    where = f"; a copy of them is in {copy}" if count else ""
+            copy = _copy(disk, old, begin, end, folder / f"{file.path.name}.cut-{begin}-{end}")
+            where = f"; a copy of them is in {copy}"
     return (
         f"{file.path} had {end - begin:,} bytes ({count:,} whole lines) behind byte {begin:,} that"
         " neither checkpoint nor journal knows of there, as after a loss of power, or where one of"
@@ -72,9 +73,9 @@ def take_out_gaps(disk: Disk, segment: Segment) -> str:
         DiskFull: There is no room for the copy, or for what replaces it.
     """
     path, output, gaps = segment.path, output_of(segment.path.parent), list(segment.gaps)
-    copy = path.with_name(f"{path.name}.damaged-{gaps[0][0]}")
+    name = path.with_name(f"{path.name}.damaged-{gaps[0][0]}")
     with disk.open(path, os.O_RDONLY) as old:
-        _copy(disk, old, 0, segment.length, copy)
+        copy = _copy(disk, old, 0, segment.length, name)
     draft = path.with_name(path.name + ".new")
     with disk.open(output, os.O_RDONLY) as lines, NewFile(disk, draft) as new:
         for frame, offset in segment.all_frames():
@@ -103,7 +104,11 @@ def _with_lines(frame: Frame, output: File) -> Frame:
     return Frame(Kind.RESULTS, frame.first, frame.count, data)
 
 
-def _copy(disk: Disk, old: File, begin: int, end: int, to: Path) -> None:
+def _copy(disk: Disk, old: File, begin: int, end: int, name: Path) -> Path:
+    crc = 0
+    for data in _pieces(old, begin, end):
+        crc = zlib.crc32(data, crc)
+    to = name.with_name(f"{name.name}-{crc:08x}")
     try:
         with NewFile(disk, to) as new:
             for data in _pieces(old, begin, end):
@@ -113,6 +118,7 @@ def _copy(disk: Disk, old: File, begin: int, end: int, to: Path) -> None:
         raise DiskFull(why, to) from full
     disk.sync_folder(to.parent)
     _drop_old_copies(disk, to)
+    return to
 
 
 def _drop_old_copies(disk: Disk, newest: Path) -> None:
