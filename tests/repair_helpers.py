@@ -47,7 +47,7 @@ def mend_all(files: CrashFiles, job: Given = JOB) -> Plan:
     plan = examine(disk, job)
     if plan.is_needed:
         mend(disk, plan, NOW)
-        assert open_once(disk, plan) == (plan.counts.written, plan.counts.ahead)
+        assert open_once(disk, plan) == (plan.counts.written, plan.counts.ahead, None)
     return plan
 
 

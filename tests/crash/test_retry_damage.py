@@ -95,7 +95,7 @@ def repaired(files: CrashFiles) -> None:
     plan = examine(disk, Given(output=SETTINGS.output, input=SETTINGS.input))
     if plan.is_needed:
         mend(disk, plan, NOW)
-        written, ahead = open_once(disk, plan)
+        written, ahead, _ = open_once(disk, plan)
         assert written + ahead <= LINES
         assert OLD.startswith(files.get(SETTINGS.output))
 

@@ -96,7 +96,9 @@ def repair_command(
             return EXIT_OTHER
         copies = mend(disk, plan, datetime.datetime.now(datetime.UTC))
         lock.hold(*files)  # what was made anew is another file
-        written, ahead = open_once(disk, plan)
+        written, ahead, warning = open_once(disk, plan)
+    if warning is not None:
+        click.echo(warning)
     click.echo(f"Done. Copies of what was changed are in {copies}.")
     click.echo(
         f"The job stands at {written:,} lines written and {ahead:,} ahead of their turn."

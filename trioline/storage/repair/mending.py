@@ -53,9 +53,6 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     # The journal first: it gets the records that the rejected file then loses.
     segments = _write_journal(disk, plan, make_finder)
     base = _write_rejected(disk, plan, make_finder)
-    if base.finished:
-        _cut(disk, plan.settings.output, base.output_bytes)
-        _cut(disk, plan.settings.rejected, base.rejected_bytes)
     claim(disk, plan.settings, plan.run)
     sync_folders(disk, plan.settings)
     table = plan.settings.state / CHECKSUMS_NAME
@@ -67,6 +64,8 @@ def mend(disk: Disk, plan: Plan, now: datetime.datetime) -> Path:
     # alone must not seem to be vouched for.
     disk.rename(draft, table)
     disk.sync_folder(plan.settings.state)
+    _cut(disk, plan.settings.output, base.output_bytes)
+    _cut(disk, plan.settings.rejected, base.rejected_bytes)
     return copies
 
 
@@ -89,13 +88,17 @@ def _record_doubts(disk: Disk, plan: Plan) -> Checkpoint | None:
         return file.repeat(file.repeat(doubting))
 
 
-def open_once(disk: Disk, plan: Plan) -> tuple[int, int]:
-    """Open the job as a start would; returns its lines written, and those ahead of their turn."""
+def open_once(disk: Disk, plan: Plan) -> tuple[int, int, str | None]:
+    """Open the job as a start would.
+
+    Returns:
+        Its lines written, those ahead of their turn, and what the user should know besides.
+    """
     state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES, is_mended=True)
-    numbers = state.answers.written_count, len(state.ahead)
+    found = state.answers.written_count, len(state.ahead), state.warning
     for part in (state.source, state.journal, state.checksums, state.answers, state.checkpoints):
         part.close()
-    return numbers
+    return found
 
 
 def _write_journal(disk: Disk, plan: Plan, make_finder: Callable[[], Finder]) -> list[Segment]:

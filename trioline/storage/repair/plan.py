@@ -182,6 +182,8 @@ def examine(disk: Disk, given: Given) -> Plan:
     kept_lines = Ranges([*held(scans), *lines_of([base.run, *rescued, *told])])
     doubted = find_doubted(job, given_input, all_scans, kept_lines)
     tell_doubted(job, doubted, notes)
+    torn_segments = torn(scans, segments, notes, is_followed=bool(rescued or told))
+    _tell_of_tail(disk, job, base, kept, notes)
     _tell_of_retry(disk, job, base, kept_lines, rejected, notes)
     return Plan(
         settings=job.settings,
@@ -189,7 +191,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         last=last,
         base=_with_records(base, rejected),
         scans=tuple(scans),
-        segments=(*segments, *torn(scans, segments, is_followed=bool(rescued or told))),
+        segments=(*segments, *torn_segments),
         rescued=tuple(rescued),
         told=tuple(told),
         is_run_lost=job.is_run_lost,
@@ -199,7 +201,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         doubted=doubted,
         redoubted=redoubted if given.recomputes_unproved else doubted,
         given=given_input,
-        is_journal_damaged=is_journal_damaged,
+        is_journal_damaged=is_journal_damaged or any(scan.has_bad_end for scan in torn_segments),
         found=tuple(notes.found),
         steps=tuple(notes.steps),
         counts=_count(job, scans, base, [*rescued, *told], all_scans, line_count),
@@ -323,6 +325,16 @@ def _tell_of_table(disk: Disk, job: Identity, kept: Kept, notes: Notes) -> None:
         notes.steps.append(f"make {path} anew from input and output")
     if notes.found and not notes.steps:
         notes.steps.append("write a checkpoint that says how things stand")
+
+
+def _tell_of_tail(disk: Disk, job: Identity, base: Base, kept: Kept, notes: Notes) -> None:
+    """Say that the output is cut where nothing else does: what the journal has comes back."""
+    output, end = job.settings.output, base.output_bytes
+    if notes.steps and kept.is_held and not base.finished and disk.size(output) > end:
+        notes.steps.append(
+            f"cut {output} at byte {end}, where the checkpoint ends, and write behind it what the"
+            " journal has"
+        )
 
 
 def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:

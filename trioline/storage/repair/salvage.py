@@ -61,6 +61,8 @@ class Scan:
     path: Path
     length: int
     pieces: tuple[Piece, ...]
+    has_bad_end: bool = False
+    """Whether what is behind its last frame is no zeros, so that it may have been acknowledged."""
 
     @property
     def good_bytes(self) -> int:
@@ -106,7 +108,13 @@ def scan_journal(disk: Disk, folder: Path, run_id: bytes) -> list[Scan]:
 def _scan(disk: Disk, folder: Path, number: int, run_id: bytes) -> Scan:
     with contextlib.closing(Segment(disk, folder, number, mark_of(run_id, number))) as segment:
         pieces = tuple(_pieces(segment))
-    return Scan(number=number, path=segment.path, length=segment.length, pieces=pieces)
+    return Scan(
+        number=number,
+        path=segment.path,
+        length=segment.length,
+        pieces=pieces,
+        has_bad_end=segment.gaps[-1:] != [] and segment.gaps[-1][1] == segment.length,
+    )
 
 
 def _pieces(segment: Segment) -> Iterator[Piece]:

@@ -40,13 +40,20 @@ def fitting_journal(
     return without_dropped(disk, scans, job.run.id_bytes, dropped, notes)
 
 
-def torn(scans: list[Scan], segments: list[Scan], *, is_followed: bool) -> list[Scan]:
-    """A torn end is let pass in the newest segment only: one that will not be it any more."""
-    return [
-        scan
-        for scan in scans[-1:]
-        if is_followed and scan.bad_at < scan.length and scan not in segments
-    ]
+def torn(scans: list[Scan], segments: list[Scan], notes: Notes, *, is_followed: bool) -> list[Scan]:
+    """A torn end is let pass in the newest segment only: one that will not be it any more.
+
+    Where anything is changed at all, it is said as a start would; else it is left to that.
+    """
+    bad = [scan for scan in scans[-1:] if scan.bad_at < scan.length and scan not in segments]
+    ends = [scan for scan in bad if scan.has_bad_end]
+    for scan in ends if notes.steps else []:
+        notes.found.append(
+            f"{scan.path}: bytes {scan.bad_at} to {scan.length} at its end are not what was"
+            " written, as after a loss of power or a fault of the disk"
+        )
+        notes.steps.append(f"{scan.path}: {'keep its good frames' if scan.pieces else 'remove it'}")
+    return bad if is_followed else ends
 
 
 def saved_lines(
