@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 from damage_helpers import contents, files_with
 from processes import Plain, serving
@@ -156,3 +157,12 @@ def test_the_run_id_is_told_to_no_worker(tmp_path: Path) -> None:
     assert [reply.get("accepted") for reply in replies[2::4]] == [5, 5]
     assert run_id not in str(replies)
     assert len({str(reply["job"]) for reply in replies[::4] + replies[3::4]}) == 1
+
+
+def test_the_mark_of_a_rejected_file_does_not_tell_it() -> None:
+    """It may lie in a folder that others read than those who may read the job's."""
+    files = CrashFiles((FOLDER, Path("/e")))
+    settings = attrs.evolve(settings_for(FOLDER), rejected=Path("/e/rejects"))
+    files.put(settings.input, input_of(LINES))
+    Job.open(settings, files).close()
+    assert run_id_of(files).hex().encode() not in files.get(Path("/e/rejects.trioline"))

@@ -171,7 +171,7 @@ def test_a_rejected_file_that_the_mark_contradicts_is_refused(
 def test_two_marked_files_are_asked_about() -> None:
     data, settings = job_of(rejected="bad")
     damaged = without(data, *LOST[1])
-    damaged[FOLDER / "worse.trioline"] = b'{"run_id":"1","output":"out"}'
+    damaged[FOLDER / "worse.trioline"] = b'{"job":"1","output":"out"}'
     with pytest.raises(UsageError, match=r"/d/bad and /d/worse are marked .* --rejected which"):
         examine(Disk(files_with(damaged)), KNOWN)
     check_the_same(damaged, attrs.evolve(KNOWN, rejected=settings.rejected), settings)

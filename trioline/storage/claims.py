@@ -29,7 +29,8 @@ _MAX_BYTES = 16_384
 class Mark:
     """Whose a rejected file is."""
 
-    run_id: str
+    job: str
+    """Its public id: who may read the mark's folder is not to know the run id."""
     output: str
     """The job's, relative to the mark's folder, so that all may be moved together."""
 
@@ -49,7 +50,7 @@ def claim_path(path: Path) -> Path:
 def is_mark(disk: Disk, path: Path) -> bool:
     """Whether a file is a mark."""
     mark = _read(disk, path)
-    return mark is not None and mark.run_id != ""
+    return mark is not None and mark.job != ""
 
 
 def are_same(disk: Disk, one: Path, other: Path) -> bool:
@@ -60,15 +61,15 @@ def are_same(disk: Disk, one: Path, other: Path) -> bool:
     return found is not None and second is not None and found.is_same(second)
 
 
-def marked_files(disk: Disk, output: Path, run_id: str | None) -> list[Path]:
-    """The rejected files in an output's folder whose marks name it (and the run id, if given)."""
+def marked_files(disk: Disk, output: Path, job: str | None) -> list[Path]:
+    """The rejected files in an output's folder whose marks name it (and the job, if given)."""
     found = []
     for name in sorted(disk.names(output.parent)):
         path = output.with_name(name.removesuffix(STATE_SUFFIX) or name)
         if not name.endswith(STATE_SUFFIX) or path.name == name:
             continue
         mark = _read(disk, claim_path(path))
-        if mark is None or not mark.run_id or run_id not in (None, mark.run_id):
+        if mark is None or not mark.job or job not in (None, mark.job):
             continue
         if are_same(disk, _named(path, mark), output):
             found.append(path)
@@ -107,7 +108,7 @@ def claim(disk: Disk, settings: JobSettings, run: Run) -> None:
     if run.rejected is None:
         disk.unlink(path)  # what is there means nothing: else it had been refused
         return
-    mark = Mark(run_id=run.run_id, output=_relative(settings.output, path.parent))
+    mark = Mark(job=run.public_id, output=_relative(settings.output, path.parent))
     if _read(disk, path) != mark:
         new = path.with_name(path.name + ".new")
         disk.write_whole(new, msgspec.json.encode(mark) + b"\n")
@@ -118,7 +119,7 @@ def release(disk: Disk, settings: JobSettings, run: Run) -> None:
     """Remove the mark of a job that was thrown away, ``run.json`` included."""
     path = claim_path(run.rejected_path(settings.output))
     mark = _read(disk, path)
-    if mark is not None and mark.run_id == run.run_id:
+    if mark is not None and mark.job == run.public_id:
         disk.unlink(path)
 
 
@@ -140,12 +141,12 @@ def _owner_by_mark(disk: Disk, path: Path, settings: JobSettings, run: Run | Non
     mark = _read(disk, claim_path(path))
     if mark is None:
         return None
-    if not mark.run_id:
+    if not mark.job:
         what = f"may be another job's: {claim_path(path)}, which says whose it is, cannot be read"
         return _Owner(f"{what} (remove that if it is surely this one's)", is_gone=True)
     output = _named(path, mark)
-    is_alive = _has(disk, output, path, mark.run_id)
-    is_named = run is not None and run.run_id == mark.run_id
+    is_alive = _has(disk, output, path, mark.job)
+    is_named = run is not None and run.public_id == mark.job
     if are_same(disk, output, settings.output):
         is_ours = is_named or not _is_made(disk, settings)
     else:
@@ -160,13 +161,13 @@ def _belongs_to(output: Path) -> str:
     return f"has the rejected lines of the job with the output {output}"
 
 
-def _has(disk: Disk, output: Path, path: Path, run_id: str | None = None) -> bool:
-    """Whether there is a job with this output (and run id), and ``path`` its rejected file."""
+def _has(disk: Disk, output: Path, path: Path, job: str | None = None) -> bool:
+    """Whether there is a job with this output (and public id), and ``path`` its rejected file."""
     try:
         run = read_run(disk, claim_path(output))
     except StorageError:
         return True  # there is one, and what it is nobody can tell
-    if run is None or run_id not in (None, run.run_id):
+    if run is None or job not in (None, run.public_id):
         return False
     return are_same(disk, run.rejected_path(output), path)
 
@@ -189,11 +190,11 @@ def _named(path: Path, mark: Mark) -> Path:
 
 
 def _read(disk: Disk, path: Path) -> Mark | None:
-    """Read a mark; None where there is none, and one without a run id where it cannot be read."""
+    """Read a mark; None where there is none, and one without an id where it cannot be read."""
     found = disk.stat(path)
     if found is None or found.is_folder:
         return None
     try:
         return msgspec.json.decode(disk.read_whole(path, _MAX_BYTES), type=Mark)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return Mark(run_id="", output="")
+        return Mark(job="", output="")

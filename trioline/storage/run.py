@@ -29,6 +29,11 @@ _HASHED_BYTES = 1024 * 1024
 """At either end of the input: constant time, whatever its size."""
 
 
+def public_id_of(run_id: bytes) -> str:
+    """What tells a run from others to anybody, and nothing of the run id."""
+    return hashlib.blake2b(run_id, digest_size=16).hexdigest()
+
+
 @attrs.frozen(kw_only=True)
 class Run:
     """Who this job is, and what must not change while it goes on."""
@@ -65,7 +70,7 @@ class Run:
     @property
     def public_id(self) -> str:
         """What tells this run from others to anybody, and nothing of the run id."""
-        return hashlib.blake2b(self.id_bytes, digest_size=16).hexdigest()
+        return public_id_of(self.id_bytes)
 
     def rejected_path(self, output: Path) -> Path:
         """Where this job's rejected lines are."""

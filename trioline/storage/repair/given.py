@@ -18,7 +18,7 @@ from trioline.storage.damage import STATE_SUFFIX, NewerFormat
 from trioline.storage.files import Disk
 from trioline.storage.opening import CHECKPOINT_NAME, check_paths
 from trioline.storage.repair.options import Options, find_options
-from trioline.storage.run import RUN_NAME, Run, check_match, make_run, read_run
+from trioline.storage.run import RUN_NAME, Run, check_match, make_run, public_id_of, read_run
 
 
 @attrs.frozen(kw_only=True)
@@ -187,7 +187,7 @@ def _settings_anew(disk: Disk, given: Given, last: Checkpoint | None) -> JobSett
 
 def _rejected_anew(disk: Disk, given: Given, last: Checkpoint | None) -> Path:
     """Where a job's rejected lines are: a mark knows it better than who asks."""
-    marked = marked_files(disk, given.output, None if last is None else last.run_id.hex())
+    marked = marked_files(disk, given.output, None if last is None else public_id_of(last.run_id))
     path = given.rejected
     if not marked:
         return path or default_rejected(given.output)
