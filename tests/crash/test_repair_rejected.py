@@ -254,6 +254,18 @@ def test_where_lines_are_done_again_lost_records_may_be_theirs() -> None:
     check_proved(files, is_assumed=True)
 
 
+def test_a_placeholder_that_may_be_one_of_those_is_not_proved() -> None:
+    """Its record was cut out, and left no gap: that is where a line is done again."""
+    data = job_of()
+    kept = data[REJECTS].splitlines(keepends=True)
+    kept[1] = kept[1].replace(b'"line"', b'"lime"')  # of line 3
+    output = data[OUT].replace(b"\n1\n", b"\n0\n", 1)
+    files, plan = repaired({**data, REJECTS: b"".join(kept[:22]), OUT: output})
+    redo(files)
+    assert "make records" not in said(plan)
+    check_proved(files, is_assumed=True)
+
+
 def test_a_kill_makes_no_record_less_doubtful() -> None:
     kills = 0
     for files in mended_after_kills(lost_with_a_block(), JOB, random.Random(1)):

@@ -109,7 +109,9 @@ def look_at_records(
     is_sure = is_all_kept and made == most
     is_exact = last is not None and not made and survey.is_what(last)
     is_invented = made > 0 and not is_sure
-    is_taken = survey.from_file > 0 or is_invented or (last is None and survey.elsewhere > 0)
+    is_lacking = last is not None and made < most
+    is_taken = survey.from_file > 0 or is_invented or is_lacking
+    is_taken = is_taken or (last is None and survey.elsewhere > 0)
     is_rebuilt = made > 0 or not survey.is_in_file
     state = RejectedState(
         leading=Records(count=survey.base_count, length=survey.length),
