@@ -151,3 +151,18 @@ def test_a_kill_makes_nothing_less_doubtful(settings: JobSettings, job: Given) -
         kills += 1
         assert doubted(mended) == wanted
     assert kills > 20
+
+
+def test_only_what_was_doubted_is_computed_again_not_what_is_between(settings: JobSettings) -> None:
+    files = begun(settings, range(150, 160))
+    edit(files)
+    job = Job.open(settings, files)  # doubts the lines 150 to 159
+    job.commit(answered(range(160, 250), TEXT))
+    job.sync(job.source.offset_of(250))
+    job.commit(answered(range(250, 260), TEXT))
+    files.kill()
+    files.set_times(INPUT, 3, 3)
+    plan = mend_once(files, AGAIN)
+    assert "have lines 150 to 159, lines 250 to 259 computed again" in plan.steps
+    assert not examine(Disk(files), AGAIN).is_needed
+    assert finish(files, settings).is_proved

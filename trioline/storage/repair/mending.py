@@ -74,6 +74,9 @@ def _record_doubts(disk: Disk, plan: Plan) -> Checkpoint | None:
 
     Where a frame lies says when it was written, and what is put there now looks like any other.
     Both slots say it: one of them is written over at the end.
+
+    Returns:
+        What it said before, as the newest slot: of the mended job that is what counts.
     """
     last, doubted = plan.last, hull([plan.redoubted, plan.unknown])
     if last is None:
@@ -85,7 +88,8 @@ def _record_doubts(disk: Disk, plan: Plan) -> Checkpoint | None:
     if doubting == last:
         return last
     with contextlib.closing(CheckpointFile(disk, plan.settings.state / CHECKPOINT_NAME)) as file:
-        return file.repeat(file.repeat(doubting))
+        newest = file.repeat(file.repeat(doubting))
+    return attrs.evolve(last, sequence=newest.sequence)
 
 
 def open_once(disk: Disk, plan: Plan) -> tuple[int, int, str | None]:
