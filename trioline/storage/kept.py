@@ -26,10 +26,11 @@ from trioline.storage.new_file import NewFile
 from trioline.storage.output import GrowingFile
 from trioline.storage.segment import Segment
 
-MAX_COPIES = 8
-"""Of what crashes may have left; together at most a gibibyte."""
-CRASH_BYTES = SYNC_INTERVAL_BYTES + MAX_QUEUED_BYTES
-"""What a server has not made durable, and one commit."""
+MAX_COPIES = 4
+"""Of what crashes may have left; together at most 1.3 gibibytes."""
+CRASH_BYTES = 2 * SYNC_INTERVAL_BYTES + 3 * MAX_QUEUED_BYTES
+"""What a server has not made durable: what the durable point under way is of, what the next one
+will be of, and with each of them, and behind them, a commit."""
 _READ_BYTES = 1024 * 1024
 _COPY = re.compile(r".+\.(?:cut-\d+|damaged)-\d+-[0-9a-f]{8}")
 
