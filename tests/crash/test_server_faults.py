@@ -18,7 +18,7 @@ from storage_helpers import settings_for
 
 from trioline.config import Fsync, LeaseSettings, ServerSettings
 from trioline.errors import DiskFull, StorageError
-from trioline.server import writer
+from trioline.server import full_disk, writer
 from trioline.server.app import Outcome, Server
 from trioline.storage import Job, Results
 
@@ -151,7 +151,7 @@ def _leaves(group: BaseExceptionGroup[StorageError]) -> list[StorageError]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less waiting: the tries on a full disk, and the durable points, come soon."""
-    monkeypatch.setattr(writer, "DISK_FULL_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(full_disk, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(writer, "SYNC_INTERVAL_SECONDS", 0.05)
 
 
@@ -250,8 +250,8 @@ async def test_a_full_disk_pauses_the_job_and_it_goes_on_by_itself(
 async def test_a_full_disk_is_told_of_now_and_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert writer.DISK_FULL_LOG_SECONDS == 30
-    monkeypatch.setattr(writer, "DISK_FULL_LOG_SECONDS", 0.2)
+    assert full_disk.LOG_SECONDS == 30
+    monkeypatch.setattr(full_disk, "LOG_SECONDS", 0.2)
     caplog.set_level(logging.WARNING, "trioline.server")
     place = Place(tmp_path, Fsync.ALWAYS)
     async with place.serve() as (server, connect):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from trioline.errors import DiskFull
-from trioline.server.writer import DISK_FULL_LOG_SECONDS, DISK_FULL_RETRY_SECONDS
+from trioline.server.full_disk import LOG_SECONDS, RETRY_SECONDS
 
 log = logging.getLogger("trioline.cli")
 
@@ -31,11 +31,11 @@ def when_there_is_room(call: Callable[[], _Opened]) -> _Opened:
             opened = call()
         except DiskFull as full:
             now = time.monotonic()
-            if now - complained_at >= DISK_FULL_LOG_SECONDS:
+            if now - complained_at >= LOG_SECONDS:
                 complained_at = now
                 log.warning("%s The job waits and goes on by itself when there is room.", full)
             # A recovery may read for minutes before it finds no room: half of the time at most.
-            time.sleep(max(DISK_FULL_RETRY_SECONDS, now - began_at))
+            time.sleep(max(RETRY_SECONDS, now - began_at))
         else:
             if complained_at > -math.inf:
                 log.warning("There is room again: the job goes on.")

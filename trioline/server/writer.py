@@ -16,9 +16,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar, assert_never
+from collections.abc import Callable, Iterator, Sequence
+from typing import assert_never
 
 import attrs
 import trio
@@ -33,16 +32,13 @@ from trioline.config import (
 )
 from trioline.errors import DiskFull
 from trioline.ledger import Rejected
+from trioline.server.full_disk import FullDisk, in_thread
 from trioline.server.outbox import Outbox, Slot
 from trioline.server.rejections import rejections
 from trioline.storage.job import Entry, Job, Point, Rejection, Results, Tried
 
 log = logging.getLogger("trioline.server")
 
-T = TypeVar("T")
-
-DISK_FULL_RETRY_SECONDS = 1.0
-DISK_FULL_LOG_SECONDS = 30.0
 MAX_INLINE_BYTES = 1024 * 1024
 """A commit without sync up to this size is done in place: a thread hop costs more (100 us)."""
 MAX_RECORDS_BYTES = 8 * 1024 * 1024
@@ -87,8 +83,6 @@ class Writer:
         self, job: Job, *, on_commit: Callable[[], None], is_over: Callable[[], bool]
     ) -> None:
         self.job = job
-        self.is_disk_full = False
-        """Nothing is answered, and nothing should be given out."""
         self.finished = trio.Event()
         """Set when every line is written and the files say so durably."""
         self.ended = trio.Event()
@@ -104,7 +98,12 @@ class Writer:
         self._is_sync_due = False
         self._under_way: _UnderWay | None = None
         self._closing = trio.Event()
-        self._complained_at = -math.inf
+        self._full_disk = FullDisk(on_change=on_commit, end=self._closing)
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether nothing is answered, and nothing should be given out."""
+        return self._full_disk.is_found
 
     @property
     def has_room(self) -> bool:
@@ -219,7 +218,7 @@ class Writer:
                 return True
         # Never abandoned: what has begun ends with the disk, so a commit is never halved.
         commit = functools.partial(self.job.commit, entries)
-        return await self._until_there_is_room(commit, self._make_room)
+        return await self._full_disk.wait_room_for(commit, self._make_room)
 
     def _is_done_in_place(self, entries: list[Entry]) -> bool:
         """Whether a commit is done sooner than a thread can be asked to do it."""
@@ -258,12 +257,12 @@ class Writer:
         """Begin a durable point; commits go on while the disk takes its time."""
         self._is_sync_due = False
         begin = functools.partial(self.job.begin_point, self._input_offset())
-        self._under_way = under_way = _UnderWay(await _in_thread(begin))
+        self._under_way = under_way = _UnderWay(await in_thread(begin))
         nursery.start_soon(self._make_point, under_way, name="durable point")
 
     async def _make_point(self, under_way: _UnderWay) -> None:
         try:
-            await _in_thread(functools.partial(self.job.make_point, under_way.point))
+            await in_thread(functools.partial(self.job.make_point, under_way.point))
         except DiskFull:
             under_way.is_full = True
         under_way.made.set()
@@ -285,12 +284,12 @@ class Writer:
         if under_way.is_full:
             return await self._sync(self.job.sync)
         end = functools.partial(self.job.end_point, under_way.point)
-        return await self._until_there_is_room(end)
+        return await self._full_disk.wait_room_for(end)
 
     async def _sync(self, sync: Callable[[int], None]) -> bool:
         """Make a durable point with no commit beside it; False where the disk is full and the end
         has come."""
-        is_done = await self._until_there_is_room(functools.partial(sync, self._input_offset()))
+        is_done = await self._full_disk.wait_room_for(functools.partial(sync, self._input_offset()))
         self._is_sync_due = False
         if is_done and self.job.is_finished:
             self.finished.set()
@@ -301,31 +300,6 @@ class Writer:
         offset = source.offset_of(written_count)
         source.forget(written_count)
         return offset
-
-    # --- a full disk -----------------------------------------------------------------------------
-
-    async def _until_there_is_room(
-        self, call: Callable[[], None], make_room: Callable[[], Awaitable[bool]] | None = None
-    ) -> bool:
-        """Make a call, in a thread, until the disk takes it; False where the end comes before.
-
-        Args:
-            make_room: Called first where there is none; says whether it made some.
-        """
-        while True:
-            try:
-                await _in_thread(call)
-            except DiskFull as full:
-                if make_room is not None and await make_room():
-                    continue
-                self._find_full(full)
-                if self._closing.is_set():
-                    return False
-                with trio.move_on_after(DISK_FULL_RETRY_SECONDS):
-                    await self._closing.wait()
-            else:
-                self._find_room()
-                return True
 
     async def _make_room(self) -> bool:
         """Let go of journal, for a commit: the durable point that does it would come behind that.
@@ -339,39 +313,10 @@ class Writer:
                 await self._under_way.made.wait()
                 under_way, self._under_way = self._under_way, None
                 if not under_way.is_full:
-                    await _in_thread(functools.partial(job.end_point, under_way.point))
+                    await in_thread(functools.partial(job.end_point, under_way.point))
             if job.unsynced_bytes:
-                await _in_thread(functools.partial(job.sync, self._input_offset()))
+                await in_thread(functools.partial(job.sync, self._input_offset()))
         return job.journal_bytes < journal_bytes
-
-    def _find_full(self, full: DiskFull) -> None:
-        if trio.current_time() - self._complained_at >= DISK_FULL_LOG_SECONDS:
-            self._complained_at = trio.current_time()
-            log.warning("%s The job waits and goes on by itself when there is room.", full)
-        if not self.is_disk_full:
-            self.is_disk_full = True
-            self._on_commit()
-
-    def _find_room(self) -> None:
-        if self.is_disk_full:
-            self.is_disk_full = False
-            self._complained_at = -math.inf
-            log.warning("There is room again: the job goes on.")
-            self._on_commit()
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    """Make a call in a thread and wait for its end, in two thirds of the time (25 instead of 40
-    microseconds, measured) that ``trio.to_thread.run_sync`` takes: a call or two at a time need no
-    limiter, and the files of a job no context.
-
-    Cancellation: none, the call is waited for.
-    """
-    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
-    deliver = functools.partial(token.run_sync_soon, trio.lowlevel.reschedule, task)
-    trio.lowlevel.start_thread_soon(call, deliver)
-    answer: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-    return answer
 
 
 def _size(entry: Entry) -> int:

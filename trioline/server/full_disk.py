@@ -1,0 +1,90 @@
+"""Calls to the files that may wait for the disk: for its answer, and on a full one for room."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from trioline.errors import DiskFull
+
+log = logging.getLogger("trioline.server")
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 1.0
+LOG_SECONDS = 30.0
+
+
+class FullDisk:
+    """Whether the disk is full, and what is done then.
+
+    Args:
+        on_change: Called when it is found full, or has room again.
+        end: When it is set, nothing is waited for any more.
+    """
+
+    def __init__(self, *, on_change: Callable[[], None], end: trio.Event) -> None:
+        self.is_found = False
+        """It was full the last time."""
+        self._on_change = on_change
+        self._end = end
+        self._complained_at = -math.inf
+
+    async def wait_room_for(
+        self, call: Callable[[], None], make_room: Callable[[], Awaitable[bool]] | None = None
+    ) -> bool:
+        """Make a call, in a thread, until the disk takes it; False where the end comes before.
+
+        Args:
+            make_room: Called first where there is none; says whether it made some.
+
+        Cancellation: a call under way is finished; none is made any more.
+        """
+        while True:
+            try:
+                await in_thread(call)
+            except DiskFull as full:
+                if make_room is not None and await make_room():
+                    continue
+                self._find(full)
+                if self._end.is_set():
+                    return False
+                with trio.move_on_after(RETRY_SECONDS):
+                    await self._end.wait()
+            else:
+                self._find_room()
+                return True
+
+    def _find(self, full: DiskFull) -> None:
+        if trio.current_time() - self._complained_at >= LOG_SECONDS:
+            self._complained_at = trio.current_time()
+            log.warning("%s The job waits and goes on by itself when there is room.", full)
+        if not self.is_found:
+            self.is_found = True
+            self._on_change()
+
+    def _find_room(self) -> None:
+        if self.is_found:
+            self.is_found = False
+            self._complained_at = -math.inf
+            log.warning("There is room again: the job goes on.")
+            self._on_change()
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Make a call in a thread and wait for its end, in two thirds of the time (25 instead of 40
+    microseconds, measured) that ``trio.to_thread.run_sync`` takes: a call or two at a time need no
+    limiter, and the files of a job no context.
+
+    Cancellation: none, the call is waited for.
+    """
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+    deliver = functools.partial(token.run_sync_soon, trio.lowlevel.reschedule, task)
+    trio.lowlevel.start_thread_soon(call, deliver)
+    answer: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+    return answer
