@@ -75,6 +75,7 @@ def unmount(folder: Path) -> None:
 
 ANSWER = b'"' + b"." * 2_000 + b'"'
 LINES = 200
+WAITS = "goes on by itself when there is room"
 
 
 class Worker(threading.Thread):
@@ -129,8 +130,10 @@ def test_a_full_file_system_gets_room_again(tmp_path: Path, fsync: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fsync", Fsync)
-def test_a_start_on_a_full_file_system_waits_for_room(tmp_path: Path, fsync: str) -> None:
-    """Killed while it waited, the job waits again: nothing that was acknowledged is done again."""
+def test_a_job_that_is_killed_on_a_full_file_system_loses_nothing(
+    tmp_path: Path, fsync: str
+) -> None:
+    """A start waits for room where it needs some: nothing that was acknowledged is done again."""
     (tmp_path / "in").write_bytes(numbers(LINES))
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as small:
         filler = small / "filler"
@@ -138,29 +141,52 @@ def test_a_start_on_a_full_file_system_waits_for_room(tmp_path: Path, fsync: str
         arguments = ("in", "small/out", "--fsync", fsync, "--linger", "0.5")
         with serving(*arguments, cwd=tmp_path) as serve:
             acknowledged = answer_until_full(serve)
-        with filler.open("ab", buffering=0) as rest, contextlib.suppress(OSError):
-            while rest.write(bytes(KIB)):
-                pass
+        fill(filler)
+        with started("serve", *arguments, "--port", "0", cwd=tmp_path) as start:
+            wait_until(lambda: start.stdout or WAITS in start.stderr, "a start")
+            assert start.stop().code == 4
+        filler.unlink()
+        with serving(*arguments, cwd=tmp_path) as serve:
+            worker = Worker(serve)
+            worker.run()
+            ended = serve.wait()
+        assert ended.code == 0
+        assert worker.done_count == LINES - acknowledged
+        assert (small / "out").read_bytes() == (ANSWER + b"\n") * LINES
+
+
+@pytest.mark.slow
+def test_a_first_start_on_a_full_file_system_waits_for_room(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(numbers(LINES))
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as small:
+        filler = small / "filler"
+        fill(filler)
+        arguments = ("in", "small/out", "--linger", "0.5")
         for number in (signal.SIGTERM, signal.SIGINT):
             with started("serve", *arguments, "--port", "0", cwd=tmp_path) as start:
-                start.wait_said("goes on by itself when there is room")
+                start.wait_said(WAITS)
                 stopped = start.stop(number)
             assert stopped.code == 4
             assert stopped.stdout == ""
         serve = Serve(arguments, tmp_path)
         try:
-            serve.wait_said("goes on by itself when there is room")
+            serve.wait_said(WAITS)
             filler.unlink()
             serve.wait_listening()
-            worker = Worker(serve)
-            worker.run()
+            Worker(serve).run()
             ended = serve.wait()
         finally:
             serve.kill()
         assert ended.code == 0
         assert "There is room again" in ended.stderr
-        assert worker.done_count == LINES - acknowledged
         assert (small / "out").read_bytes() == (ANSWER + b"\n") * LINES
+
+
+def fill(filler: Path) -> None:
+    """Take all room that is left."""
+    with filler.open("ab", buffering=0) as rest, contextlib.suppress(OSError):
+        while rest.write(bytes(KIB)):
+            pass
 
 
 def answer_until_full(serve: Serve) -> int:
