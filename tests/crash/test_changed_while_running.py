@@ -270,11 +270,24 @@ def test_an_input_edited_after_its_line_was_answered_is_found(
     offset = job.source.offset_of(job.written_count)
     CHANGES[change](settings.input)
     with pytest.raises(
-        StorageError, match=r"in (was changed or replaced|has changed) while"
+        StorageError, match=r"in (was changed, replaced or touched|has changed) while"
     ) as caught:
         job.sync(offset)
     assert caught.value.path == str(settings.input)
     job.close()
+
+
+def test_what_is_said_of_an_input_touched_while_it_runs_can_be_followed(tmp_path: Path) -> None:
+    """Nobody can take back a touch."""
+    job, settings = opened(tmp_path, Fsync.ALWAYS)
+    os.utime(settings.input, ns=(1, 1))
+    told = "If it is as it was, start the same command again; if not, put it back first"
+    with pytest.raises(StorageError, match=told):
+        job.sync(job.source.offset_of(DURABLE + 1))
+    job.close()
+    again = Job.open(settings)
+    again.sync(again.source.offset_of(DURABLE + 1))
+    again.close()
 
 
 def test_an_input_touched_while_stopped_is_said(tmp_path: Path) -> None:
@@ -286,6 +299,9 @@ def test_an_input_touched_while_stopped_is_said(tmp_path: Path) -> None:
     assert again.warning is not None
     assert str(settings.input) in again.warning
     assert "the 5 lines that were answered before may answer another text" in again.warning
+    assert "mode, owner or links" in again.warning
+    assert f"see what `trioline repair {settings.output}` has answered again" in again.warning
+    assert "--fresh" not in again.warning
     again.sync(again.source.offset_of(DURABLE + 1))
     again.close()
     same = Job.open(settings)
@@ -312,7 +328,7 @@ def test_an_answer_of_an_edited_line_is_not_proved_when_the_line_is_put_back(
     write_at(settings.input, 2 * 3, b"X")
     job.commit([Results(3, 1, b'"X"\n')])
     if not is_killed:
-        with pytest.raises(StorageError, match="Put it back as it was"):
+        with pytest.raises(StorageError, match="put it back first"):
             job.sync(0)
     job.close()
     write_at(settings.input, 2 * 3, b"3")

@@ -364,7 +364,7 @@ def test_an_edit_in_secret_while_it_runs_is_found_when_the_lines_turn_comes(tmp_
     sync(job)
     edit_in_secret(settings.input)
     job.commit(answered([0], text_of()))
-    with pytest.raises(StorageError, match="in was changed or replaced while the job ran"):
+    with pytest.raises(StorageError, match="in was changed, replaced or touched while the job ran"):
         sync(job)
     job.close()
 

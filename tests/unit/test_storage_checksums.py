@@ -189,7 +189,7 @@ def test_an_input_that_is_replaced_before_the_first_durable_point_is_noticed() -
     job.commit([results(0, 130)])
     offset = job.source.offset_of(130)
     files.put(settings.input, input_of(130).replace(b"line", b"LINE"))
-    with pytest.raises(StorageError, match="/d/in was changed or replaced while"):
+    with pytest.raises(StorageError, match="/d/in was changed, replaced or touched while"):
         job.sync(offset)
     job.close()
 

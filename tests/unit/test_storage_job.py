@@ -664,7 +664,7 @@ def test_an_input_that_changes_while_the_job_opens_is_found(
     done: list[bool] = []
     if not is_new:
         Job.open(settings).close()
-    with pytest.raises(StorageError, match="in was replaced or changed while the job"):
+    with pytest.raises(StorageError, match="in was replaced, changed or touched while the job"):
         Job.open(settings, Changed())
 
 

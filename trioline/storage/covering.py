@@ -26,6 +26,9 @@ from trioline.storage.input_ahead import InputAhead
 from trioline.storage.output import GrowingFile
 from trioline.storage.system import Stat
 
+_IF_NOT = "If it is as it was, start the same command again; if not, put it back first."
+"""A touch cannot be taken back: its time would be another one again."""
+
 
 class Checksums:
     """Writes the table of a running job.
@@ -149,16 +152,15 @@ class Checksums:
 def replaced(path: Path) -> StorageError:
     """The error for an input that is no longer the file that the job began to read."""
     return StorageError(
-        f"{path} was replaced or changed while the job began to read it. Put it back as it was,"
-        " then start the same command again.",
+        f"{path} was replaced, changed or touched while the job began to read it. {_IF_NOT}",
         path,
     )
 
 
 def _written_to(path: Path) -> StorageError:
     return StorageError(
-        f"{path} was changed or replaced while the job ran, so that lines may be answered that are"
-        " no longer in it. Put it back as it was, then start the same command again.",
+        f"{path} was changed, replaced or touched while the job ran, so that lines may be answered"
+        f" that are no longer in it. {_IF_NOT}",
         path,
     )
 

@@ -95,10 +95,11 @@ def _warning(state: State, doubted: range) -> str:
             f" `trioline repair {name} --recompute-unproved`."
         )
     return (
-        f"{state.source.path} was written to, touched, moved or copied since the last server opened"
-        f" it: the {count:,} lines that were answered before may answer another text; `trioline"
-        f" verify` says whether they do.{more} If the input is as it was, all is well; if not, put"
-        " it back, or begin anew with --fresh."
+        f"{state.source.path} was written to, touched, moved or copied, or its mode, owner or links"
+        f" were changed, since the last server opened it: the {count:,} lines that were answered"
+        f" before may answer another text; `trioline verify` says whether they do.{more} If the"
+        " input is as it was, all is well; if not, put it back, or see what `trioline repair"
+        f" {name}` has answered again."
     )
 
 
