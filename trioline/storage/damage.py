@@ -57,6 +57,20 @@ def damaged(path: Path, what: str, output: Path, *, is_known: bool = True) -> St
     return StorageError(f"{path} {what}. {way_out(output, is_known=is_known)}", path)
 
 
+def changed_behind(path: Path, what: str) -> StorageError:
+    """The error for a change behind what was safe, which a start undoes: it knows what was there.
+
+    Args:
+        path: The changed file.
+        what: As in ``damaged``.
+    """
+    return StorageError(
+        f"{path} {what}. Start the same command again: it takes the true answers from the journal,"
+        " or has them computed again. `trioline verify` says whether anything else was changed.",
+        path,
+    )
+
+
 class NewerFormat(StorageError):
     """A later version of trioline wrote it: there is nothing to mend, and nothing to guess."""
 

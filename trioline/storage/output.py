@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trioline.errors import DiskFull, StorageError
 from trioline.storage.checkpoint import TAIL_BYTES
-from trioline.storage.damage import damaged
+from trioline.storage.damage import changed_behind, damaged
 from trioline.storage.files import Disk
 from trioline.storage.frames import Region
 
@@ -33,6 +33,7 @@ class GrowingFile:
 
     def __init__(self, disk: Disk, path: Path, length: int, *, output: Path | None = None) -> None:
         self.path = path
+        self._disk = disk
         self._output = output or path
         self.length = length
         """Bytes, tracked."""
@@ -54,7 +55,7 @@ class GrowingFile:
         size = self._file.stat().size
         # Before it is written: afterwards the length is right, with zeros where lines were.
         if size < self.length:
-            raise self._changed(f"it has {size} bytes instead of {self.length}")
+            raise self._changed_since(f"it has {size} bytes instead of {self.length}")
         try:
             self._file.write(data, self.length)
         except DiskFull:
@@ -122,7 +123,9 @@ class GrowingFile:
                 crc = zlib.crc32(data, crc)
                 yield data
             if crc != region.crc:
-                raise self._changed(f"bytes {region.offset} to {end} are not what was written")
+                raise self._changed_since(
+                    f"bytes {region.offset} to {end} are not what was written"
+                )
 
     def settle(self) -> None:
         """Forget what ``grown`` tells of: a checkpoint vouches for it."""
@@ -152,10 +155,10 @@ class GrowingFile:
             StorageError: Somebody else replaced it, made it longer or shorter, or wrote there.
         """
         if not self._file.is_in_place():
-            raise self._changed("it was moved, replaced or removed")
+            raise self._changed_since("it was moved, replaced or removed")
         size = self._file.stat().size
         if size != self.length:
-            raise self._changed(f"it has {size} bytes instead of {self.length}")
+            raise self._changed_since(f"it has {size} bytes instead of {self.length}")
         begin = self._tail_end - self._tail_bytes
         if self._crc(begin, self._tail_bytes) != self._tail_crc:
             raise self._changed(f"bytes {begin} to {self._tail_end} are not what was written")
@@ -211,6 +214,21 @@ class GrowingFile:
         while begin < end and (data := self._file.read(min(_READ_BYTES, end - begin), begin)):
             yield data
             begin += len(data)
+
+    def _changed_since(self, how: str) -> StorageError:
+        """The error for a change since it was opened: the next start may undo it, or not."""
+        if self._is_good_begin():
+            return changed_behind(self.path, f"was changed by somebody else: {how}")
+        return self._changed(how)
+
+    def _is_good_begin(self) -> bool:
+        """Whether what is in the file's place ends, up to the last ``tail``, as that says."""
+        found = self._disk.stat(self.path)
+        if found is None or not found.is_file:
+            return False
+        begin = self._tail_end - self._tail_bytes
+        with self._disk.open(self.path, os.O_RDONLY) as file:
+            return zlib.crc32(file.read(self._tail_bytes, begin)) == self._tail_crc
 
     def _changed(self, how: str) -> StorageError:
         return damaged(self.path, f"was changed by somebody else: {how}", self._output)
