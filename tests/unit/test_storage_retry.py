@@ -111,8 +111,16 @@ def test_what_cannot_be_retried_is_refused_and_nothing_is_left_open() -> None:
         Retry.open(settings, files)
     with pytest.raises(UsageError, match="There is no job"):
         Retry.open(attrs.evolve(settings, output=FOLDER / "other"), files)
-    with pytest.raises(JobMismatch):
+    with pytest.raises(JobMismatch, match="with that option as the job has it") as option:
         Retry.open(attrs.evolve(settings, text=True), files)
+    text = files.get(settings.input)
+    for edited in (text[:-2] + b'!"', text + b"!"):
+        files.put(settings.input, edited)
+        with pytest.raises(JobMismatch, match="Put the input back as it was") as given:
+            Retry.open(settings, files)
+        for said in (str(option.value), str(given.value)):
+            assert "--fresh" not in said
+            assert "another output" not in said
     assert files.open_count == 0
 
 

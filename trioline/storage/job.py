@@ -124,7 +124,7 @@ class Job:
                 check_unclaimed(disk, settings)
                 run = create(disk, settings, input_bytes, lock)
             else:
-                check_match(disk, found, settings, input_bytes)
+                check_match(disk, found, settings, input_bytes, may_begin_anew=True)
                 check_no_swap(disk, settings)
                 run = found
             # Once more: what is there now may not have been when the lock was taken.

@@ -139,28 +139,44 @@ def _crc(run: Run) -> int:
     return zlib.crc32(msgspec.json.encode(attrs.evolve(run, crc=0)))
 
 
-def check_match(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> None:
+def check_match(
+    disk: Disk,
+    run: Run,
+    settings: JobSettings,
+    input_bytes: int,
+    *,
+    may_begin_anew: bool = False,
+) -> None:
     """Hold the command against the job on the disk.
+
+    Args:
+        may_begin_anew: The command may take another output, or --fresh.
 
     Raises:
         JobMismatch: The input is another one, or an option that must not change is.
     """
-    difference = _difference(disk, run, settings, input_bytes)
-    if difference is not None:
-        raise JobMismatch(
-            f"{settings.output} belongs to a job {difference}. Start it as it was, choose another"
-            " output, or begin anew with --fresh, which throws the old answers away."
+    option = _option_difference(run, settings)
+    difference = option or _input_difference(disk, run, settings, input_bytes)
+    if difference is None:
+        return
+    if may_begin_anew:
+        way = (
+            "Start it as it was, choose another output, or begin anew with --fresh, which throws"
+            " the old answers away."
         )
+    elif option:
+        way = "Start the same command again with that option as the job has it."
+    else:
+        way = (
+            "Put the input back as it was, or name the file that has it; then start the same"
+            " command again."
+        )
+    raise JobMismatch(f"{settings.output} belongs to a job {difference}. {way}")
 
 
-def _difference(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> str | None:
+def _option_difference(run: Run, settings: JobSettings) -> str | None:
     """What the job has otherwise than the command, as the end of a sentence."""
     placeholder = settings.placeholder.decode()
-    if run.input_bytes != input_bytes:
-        return (
-            f"whose input had {run.input_bytes:,} bytes ({run.input}); the input named now has"
-            f" {input_bytes:,} ({settings.input})"
-        )
     if run.text != settings.text:
         return "with --text; this command has none" if run.text else "without --text; this has it"
     if run.placeholder != placeholder:
@@ -169,6 +185,15 @@ def _difference(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -
     if run.rejected != relative_rejected(settings):
         then_path = run.rejected_path(settings.output)
         return f"with --rejected {then_path}; this command has {settings.rejected}"
+    return None
+
+
+def _input_difference(disk: Disk, run: Run, settings: JobSettings, input_bytes: int) -> str | None:
+    if run.input_bytes != input_bytes:
+        return (
+            f"whose input had {run.input_bytes:,} bytes ({run.input}); the input named now has"
+            f" {input_bytes:,} ({settings.input})"
+        )
     if run.input_hash != hash_input(disk, settings.input, input_bytes):
         return (
             f"with another input of the same length ({run.input}): its first or last MiB are not"
