@@ -259,6 +259,24 @@ def test_a_file_that_only_a_start_needs_is_missed_at_the_next_durable_point(
     job.close()
 
 
+@pytest.mark.parametrize("fsync", Fsync)
+def test_a_removed_journal_is_said_to_be_missing_as_by_the_next_start(
+    tmp_path: Path, fsync: Fsync
+) -> None:
+    """That start refuses, too: nobody is sent to it."""
+    job, settings = opened(tmp_path, fsync)
+    path = settings.state / "journal-00000001"
+    path.unlink()
+    with pytest.raises(StorageError) as running:
+        job.sync(job.source.offset_of(DURABLE + 1))
+    job.close()
+    with pytest.raises(StorageError) as starting:
+        Job.open(settings)
+    assert str(running.value) == str(starting.value)
+    assert f"{path} is missing." in str(running.value)
+    assert f"`trioline repair {settings.output}`" in str(running.value)
+
+
 @pytest.mark.parametrize("name", ["out.trioline", "out.trioline/checkpoint"])
 def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path, name: str) -> None:
     job, settings = opened(tmp_path, Fsync.ALWAYS)

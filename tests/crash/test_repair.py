@@ -403,7 +403,7 @@ def test_a_hole_in_the_output_costs_only_what_was_in_it() -> None:
 def test_an_input_that_is_another_one_is_not_matched() -> None:
     data, settings, _ = many(10)
     damaged = {**data, settings.input: b"other\n" * 10, STATE / "checkpoint": b""}
-    with pytest.raises(UsageError, match="belongs to a job whose input had.*Put the input back"):
+    with pytest.raises(UsageError, match=r"belongs to a job whose input had.*Put the input back"):
         examine(Disk(files_with(damaged)), JOB)
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from trioline.errors import DiskFull
-from trioline.storage.damage import newer
+from trioline.errors import DiskFull, StorageError
+from trioline.storage.damage import damaged, newer, output_of
 from trioline.storage.files import Disk, File
 from trioline.storage.frames import HEADER_BYTES, Frame, Header, UnknownKind
 
@@ -138,7 +138,7 @@ class Segment:
         By a descriptor of its own: the segment may be appended to and closed meanwhile.
         """
         count = self._change_count
-        with self._disk.open(self.path, os.O_RDWR) as file:
+        with self._open() as file:
             file.sync()
         self._synced_count = max(count, self._synced_count)
 
@@ -228,8 +228,16 @@ class Segment:
 
     def _opened(self) -> File:
         if self._file is None:
-            self._file = self._disk.open(self.path, os.O_RDWR)
+            self._file = self._open()
         return self._file
+
+    def _open(self) -> File:
+        try:
+            return self._disk.open(self.path, os.O_RDWR)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise damaged(self.path, "is missing", output_of(self.path.parent)) from error
+            raise
 
 
 class _Window:
