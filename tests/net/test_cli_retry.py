@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from processes import Plain, Serve, contents, numbers, serving, started, triolin
 COUNT = 300
 BAD = range(3, COUNT, 50)
 """Lines that fail the first time; the last one of them also later."""
+LARGE = 20_000
+"""Bytes of a result, more than any file has that serving its job still writes at the end."""
 QUICK = ("--linger", "0.1")
 PICKY = """
 import os
@@ -278,3 +281,31 @@ def test_a_stop_signal_ends_a_retry_and_its_command_goes_on(folder: Path) -> Non
     ended = trioline("retry", "in", "out", "--exec", "cat", "-j", "1", *QUICK, cwd=folder)
     assert ended.code == 0, ended.stderr
     assert [results(folder)[line] for line in BAD] == list(BAD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_last_step_waits_for_room_as_all_others(folder: Path, *, is_stopped: bool) -> None:
+    """A signal ends the wait, and the same command goes on with that step."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with retrying(folder, "--linger", "1") as retry:
+        with Plain(retry.port) as worker:
+            items = worker.get_items(len(BAD))
+            assert items is not None
+            rows = [{"id": item["id"], "result": "x" * LARGE} for item in items]
+            assert worker.ask(op="done", results=rows)["accepted"] == len(BAD)
+        resource.prlimit(retry.pid, resource.RLIMIT_FSIZE, (LARGE, hard))
+        retry.wait_said(".out.trioline-new cannot be written")
+        if is_stopped:
+            assert retry.stop().code == 4
+            assert "Stopped before the end: the same command goes on.\n" in retry.stderr
+            assert "\n\n" not in retry.stderr
+        else:
+            resource.prlimit(retry.pid, resource.RLIMIT_FSIZE, (hard, hard))
+            assert retry.wait().code == 0
+            assert "There is room again" in retry.stderr
+    if is_stopped:
+        assert trioline("retry", "in", "out", "--exec", "cat", "-j", "1", cwd=folder).code == 0
+    assert len(results(folder)) == COUNT
+    assert rejected_ids(folder) == []
+    assert trioline("verify", "in", "out", cwd=folder).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def test_the_code_says_whether_the_job_is_over(tmp_path: Path) -> None:
             assert "SIGTERM: finishing" in serve.stderr
         codes.add(code)
     assert 0 in codes
+
+
+NO_ROOM = """
+import os, resource, signal, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Begins a command as a shell does with ``&``, and no checkpoint has room."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "run"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_waits_for_room_is_stopped_as_a_server_is(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    (tmp_path / "in").write_bytes(numbers(LINES))
+    work = ("--exec", "cat") if command == "run" else ("--port", "0")
+    within = (sys.executable, "-c", NO_ROOM)
+    with started(command, "in", "out", *work, cwd=tmp_path, within=within) as start:
+        start.wait_said("goes on by itself when there is room")
+        stopped = start.stop(number)
+    assert stopped.code == 4
+    assert stopped.stderr.endswith(" Stopped before the end: the same command goes on.\n")
+    assert stopped.stderr.count("\n") == 2
 
 
 def test_a_signal_ends_a_command_that_waits_for_an_answer(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 from pathlib import Path
@@ -247,6 +248,39 @@ def test_without_room_for_the_copy_nothing_changes_and_nothing_is_left() -> None
     assert not files.has(FOLDER / ".out.trioline-new")
     assert retry.put_in_place() == 0
     retry.close()
+
+
+def test_a_full_disk_anywhere_in_the_last_step_is_gone_on_from() -> None:
+    full_at = itertools.count()
+    while is_full_at(next(full_at)):
+        pass
+    assert next(full_at) > 5
+
+
+def is_full_at(full_at: int) -> bool:
+    """Whether that call of the last step, the first being 0, can find the disk full."""
+    files, settings = make()
+    retry = Retry.open(settings, files)
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
+    job.finish(job.source.offset_of(4))
+    job.close()
+    seen = itertools.count()
+    files.fail = lambda call, path, _: (
+        errno.ENOSPC if call in ("rename", "pwrite") and next(seen) == full_at else None
+    )
+    is_full = False
+    try:
+        assert retry.put_in_place() == 0
+    except DiskFull:
+        is_full = True
+        assert retry.put_in_place() == 0
+    retry.close()
+    assert files.open_count == 0
+    assert files.get(settings.output) == b"1\n2\n3\n4\n5\n"
+    assert files.get(settings.rejected) == b""
+    Job.open(settings, files).close()
+    return is_full
 
 
 @pytest.mark.parametrize("held", [1, 100, 1 << 20])

@@ -74,7 +74,7 @@ def retry_job(service: Service, companion: Companion | None = None) -> int:
                 return EXIT_STOPPED
         end_at(*STOPS)  # serving has made them mean nothing
         log.info("Putting the results of %s lines in their places.", f"{retry.line_count:,}")
-        rejected = retry.put_in_place()
+        rejected = when_there_is_room(retry.put_in_place)
     if not rejected:
         log.info("No line of %s is rejected any more.", service.job.output)
         return EXIT_DONE

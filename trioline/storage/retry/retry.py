@@ -28,7 +28,15 @@ from trioline.storage.numbers import Numbers, pack
 from trioline.storage.opening import CHECKPOINT_NAME, LOCK_NAME, check_paths
 from trioline.storage.output import GrowingFile
 from trioline.storage.retry.replacing import finish_swap, prepare_swap
-from trioline.storage.retry_files import Plan, RetryFiles, clear, damaged, read_plan, write_record
+from trioline.storage.retry_files import (
+    Plan,
+    RetryFiles,
+    clear,
+    damaged,
+    read_plan,
+    read_swap,
+    write_record,
+)
 from trioline.storage.run import RUN_NAME, Run, check_match, read_run
 from trioline.storage.system import Files, OsFiles
 from trioline.storage.verify.marks import Record, read_records
@@ -108,17 +116,18 @@ class Retry:
             How many lines failed again.
 
         Raises:
-            DiskFull: There is no room for a copy of the output; nothing has changed.
+            DiskFull: There is no room for a copy of the output; the same call may be repeated.
             StorageError: A file failed; the same command goes on.
         """
         results = self._read_results()
         assert results is not None
         assert results.finished
         assert self.numbers is not None
-        _check_ends(self._disk, self.settings, results)
         self._lock.check()
-        prepare_swap(self._disk, self._files, self._last, results, self.numbers)
-        self.numbers.close()
+        if read_swap(self._disk, self._files) is None:
+            _check_ends(self._disk, self.settings, results)
+            prepare_swap(self._disk, self._files, self._last, results, self.numbers)
+            self.numbers.close()
         last = finish_swap(self._disk, self._files)
         assert last is not None
         return last.rejected_count
