@@ -244,7 +244,7 @@ def test_a_commit_that_was_taken_back_is_no_edit() -> None:
 # --- what describes the job ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["run.json", "checksums"])
+@pytest.mark.parametrize("name", ["run.json", "checksums", "checkpoint"])
 @pytest.mark.parametrize("change", [replace, Path.unlink])
 def test_a_file_that_only_a_start_needs_is_missed_at_the_next_durable_point(
     tmp_path: Path, name: str, change: Callable[[Path], None]
@@ -277,10 +277,9 @@ def test_a_removed_journal_is_said_to_be_missing_as_by_the_next_start(
     assert f"`trioline repair {settings.output}`" in str(running.value)
 
 
-@pytest.mark.parametrize("name", ["out.trioline", "out.trioline/checkpoint"])
-def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path, name: str) -> None:
+def test_a_moved_state_is_found_at_the_next_durable_point(tmp_path: Path) -> None:
     job, settings = opened(tmp_path, Fsync.ALWAYS)
-    (tmp_path / name).rename(tmp_path / "elsewhere")
+    settings.state.rename(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="moved or removed while the job ran") as caught:
         job.sync(job.source.offset_of(DURABLE + 1))
     assert caught.value.path == str(settings.state)

@@ -203,10 +203,6 @@ class CheckpointFile:
         """Return when what was written before is on the disk."""
         self._file.sync()
 
-    def is_in_place(self) -> bool:
-        """Whether the path still leads to this file."""
-        return self._file.is_in_place()
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()

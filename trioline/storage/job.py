@@ -24,7 +24,7 @@ from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, Kind, frames_from, in_turn
 from trioline.storage.journal import taken_over
-from trioline.storage.lock import FOLDER_GONE, Lock
+from trioline.storage.lock import Lock
 from trioline.storage.merge import Merge
 from trioline.storage.numbers import Numbers
 from trioline.storage.opening import (
@@ -353,13 +353,10 @@ class Job:
             self._lock.check()
 
     def _check_not_taken_over(self) -> None:
-        state = self.settings.state
-        if not self._checkpoints.is_in_place():
-            raise StorageError(f"{state} {FOLDER_GONE}", state)
         self._state.standing.check()
         newest = self._checkpoints.read(self._last.run_id)
         if newest.epoch != self._last.epoch:
-            raise taken_over(state)
+            raise taken_over(self.settings.state)
         self._lock.check()
 
     def _check_new(self, frames: list[Frame]) -> None:

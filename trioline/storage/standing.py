@@ -1,11 +1,14 @@
-"""The files that a running job has no need of, and that its next start cannot do without."""
+"""The files of a running job's state that its next start cannot do without."""
 
 from __future__ import annotations
 
 from trioline.config import JobSettings
+from trioline.errors import StorageError
 from trioline.storage.checksums import CHECKSUMS_NAME
 from trioline.storage.damage import damaged
 from trioline.storage.files import Disk
+from trioline.storage.lock import FOLDER_GONE
+from trioline.storage.opening import CHECKPOINT_NAME
 from trioline.storage.run import RUN_NAME
 
 
@@ -15,7 +18,8 @@ class Standing:
     def __init__(self, disk: Disk, settings: JobSettings) -> None:
         self._disk = disk
         self._output = settings.output
-        paths = [settings.state / name for name in (RUN_NAME, CHECKSUMS_NAME)]
+        self._folder = settings.state
+        paths = [settings.state / name for name in (RUN_NAME, CHECKSUMS_NAME, CHECKPOINT_NAME)]
         self._known = {path: disk.stat(path) for path in paths}
 
     def check(self) -> None:
@@ -24,6 +28,8 @@ class Standing:
         Raises:
             StorageError: Somebody moved, replaced or removed one.
         """
+        if self._disk.stat(self._folder) is None:
+            raise StorageError(f"{self._folder} {FOLDER_GONE}", self._folder)
         for path, known in self._known.items():
             found = self._disk.stat(path)
             if known is not None and (found is None or not found.is_same(known)):
