@@ -527,8 +527,11 @@ def test_what_is_no_job_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused = invoke("repair", "nothing", capture=capfd.readouterr)
-    assert (refused.code, "no folder" in refused.stderr) == (2, True)
+    assert (refused.code, "nothing.trioline is missing" in refused.stderr) == (2, True)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "nothing.trioline").touch()
+    refused = invoke("repair", "nothing", capture=capfd.readouterr)
+    assert (refused.code, "nothing.trioline is no folder" in refused.stderr) == (2, True)
 
 
 def answer_and_stop(folder: Path, first: int) -> None:

@@ -21,7 +21,7 @@ def doctor_command(path: Path, as_json: bool) -> int:
     PATH is a folder, or an output in it. Tries locks, syncs, renames and what else a job needs in
     a folder of its own, measures how long a sync takes, and leaves nothing behind.
 
-    Exit codes: 0 fine (there may be warnings), 1 there are problems.
+    Exit codes: 0 fine (there may be warnings), 1 there are problems, 2 PATH is not there.
     """
     checks = []
     for check in probe(path):

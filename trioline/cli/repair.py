@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from pathlib import Path
 
 import click
@@ -78,8 +79,9 @@ def repair_command(
         recomputes_unproved=recompute_unproved,
     )
     if not given.state.is_dir():
+        wrong = "is no folder" if os.path.lexists(given.state) else "is missing"
         raise UsageError(
-            f"There is no job at {output}: {given.state} is no folder. If it was lost, make an"
+            f"There is no job at {output}: {given.state} {wrong}. If it was lost, make an"
             " empty one, and say with --input what the job's input is: the lines of the output that"
             " are whole are kept then."
         )

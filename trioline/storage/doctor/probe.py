@@ -58,14 +58,13 @@ def probe(path: Path) -> Iterator[Check]:
     """Try out everything in a folder, or in the folder of a file.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder or file.
     """
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}: make it first.")
     if not os.path.lexists(path):
-        text = f"{path} is not there; what follows is true of its folder, {folder}"
-        yield Check(name="path", level="warning", text=text)
+        raise UsageError(f"{path} is not there: name a folder, or a file in it.")
     yield _file_system(folder)
     try:
         own = Path(tempfile.mkdtemp(prefix=".trioline-doctor-", dir=folder))
