@@ -428,6 +428,8 @@ def test_a_terminal_is_left_clean_by_the_third_signal(folder: Path) -> None:
     seen = run_on_terminal(folder, signal.SIGINT)
     assert "\x1b[?25l" in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is back"
+    assert seen.rstrip().endswith("Stopped before the end: the same command goes on.")
+    assert " of 10 lines written; " in seen.splitlines()[-1]
 
 
 # --- status and set -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from trioline.cli.signals import Stops
 from trioline.config import Address, JobSettings, LeaseSettings, ServerSettings
 from trioline.errors import StorageError, UsageError
 from trioline.ops.progress import Progress, summary
-from trioline.server.app import Outcome, Server
+from trioline.server.app import Server
 from trioline.server.listeners import open_listeners
 from trioline.storage.checkpoint import CheckpointFile
 from trioline.storage.files import Disk
@@ -134,19 +134,17 @@ async def _try_to_listen(settings: ServerSettings) -> None:
 
 async def _serve(job: Job, service: Service, companion: Companion | None, stops: Stops) -> None:
     server = Server(job, service.leases, service.server)
-    outcome = Outcome.STOPPED
     ended = trio.Event()
     progress = Progress(log.info, is_live=service.log_format == "text")
 
     async def run(*, task_status: trio.TaskStatus[Sequence[Address]]) -> None:
-        nonlocal outcome
-        outcome = await server.run(task_status=task_status)
+        await server.run(task_status=task_status)
         ended.set()
 
     with stops.heard() as signals:
         # Signals are heard to the very end, also while the companion is being ended.
         async with trio.open_nursery() as hearing:
-            hearing.start_soon(_stop_at_signals, server, signals, progress, job)
+            hearing.start_soon(_stop_at_signals, server, signals, progress, job, service)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(run)
                 with _announced(addresses, service):
@@ -157,11 +155,15 @@ async def _serve(job: Job, service: Service, companion: Companion | None, stops:
                     await ended.wait()
                     nursery.cancel_scope.cancel()
             hearing.cancel_scope.cancel()
-    log.info("%s", _last_words(server, outcome, service))
+    log.info("%s", _last_words(server, job, service))
 
 
 async def _stop_at_signals(
-    server: Server, signals: AsyncIterator[int], progress: Progress, job: Job
+    server: Server,
+    signals: AsyncIterator[int],
+    progress: Progress,
+    job: Job,
+    service: Service,
 ) -> None:
     stops = 0
     async for number in signals:
@@ -173,6 +175,7 @@ async def _stop_at_signals(
             )
         if stops == 3:
             progress.close()
+            log.info("%s", _last_words(server, job, service))
             os._exit(_exit_code(job))  # what was acknowledged is safe at every instant
         server.stop()
 
@@ -234,9 +237,9 @@ def _finished(job: Job) -> str:
     )
 
 
-def _last_words(server: Server, outcome: Outcome, service: Service) -> str:
+def _last_words(server: Server, job: Job, service: Service) -> str:
     words = summary(server.snapshot())
-    if outcome is Outcome.STOPPED:
+    if not job.is_finished:
         return words + " Stopped before the end: the same command goes on."
     if server.snapshot().rejected and service.numbers is None:
         return words + f" See {service.job.rejected}."
