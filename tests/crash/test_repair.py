@@ -438,7 +438,7 @@ def long_wounds(data: Contents) -> list[Contents]:
 def test_a_kill_leaves_what_was_kept_or_what_is_saved(fsync: Fsync, wound: int) -> None:
     settings = settings_for(FOLDER, fsync=fsync)
     rng = random.Random(wound)
-    job = attrs.evolve(JOB, input=FOLDER / "in")
+    job = attrs.evolve(JOB, input=FOLDER / "in", placeholder=b"null")
     damaged = long_wounds(long_job(fsync=fsync, is_done=True))[wound]
     unharmed = redo(repaired(damaged, job)[0], settings)
     assert len(unharmed) < 3 * BLOCK_LINES

@@ -19,6 +19,7 @@ from trioline.storage.rejected import encode_record
 from trioline.storage.repair.given import Given, find_rejected
 from trioline.storage.repair.plan import examine
 from trioline.storage.run import RUN_NAME, read_run
+from trioline.storage.verify.verification import find_subject, verify
 
 LINES = 200
 REJECTED = 70
@@ -200,3 +201,58 @@ def test_another_input_is_refused(lost: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="/d/other is not the input"):
         examine(Disk(files), attrs.evolve(KNOWN, input=FOLDER / "other"))
     assert contents(files) == damaged
+
+
+REJECTED_LOST = [(RUN_NAME, "out.rejected"), (RUN_NAME, "bad", "bad.trioline")]
+
+
+@pytest.mark.parametrize("lost", REJECTED_LOST)
+@pytest.mark.parametrize("text", [False, True])
+def test_rejected_lines_without_a_record_are_asked_about(
+    lost: tuple[str, ...], *, text: bool
+) -> None:
+    """Else their placeholders would pass for answers."""
+    placeholder = b"N/A" if text else b'{"bad":1}'
+    data, settings = job_of(
+        text=text, placeholder=placeholder, rejected=lost[1].removesuffix(".trioline")
+    )
+    damaged = without(data, *lost)
+    with pytest.raises(UsageError, match=r"1 line of this job .*--rejected, .*--placeholder"):
+        examine(Disk(files_with(damaged)), KNOWN)
+    for said in (
+        attrs.evolve(KNOWN, placeholder=b'"x"'),
+        attrs.evolve(KNOWN, rejected=FOLDER / "out.rejected"),
+    ):
+        with pytest.raises(UsageError, match=r"1 line of this job .*is in 0 places of /d/out:"):
+            examine(Disk(files_with(damaged)), said)
+    if lost[1] == "bad":
+        kept = {**damaged, settings.rejected: data[settings.rejected]}
+        check_the_same(kept, attrs.evolve(KNOWN, rejected=settings.rejected), settings)
+    files, plan = repaired(damaged, attrs.evolve(KNOWN, placeholder=placeholder))
+    assert "make records for 1 placeholder" in " ".join(plan.steps)
+    assert not is_proved(files, settings)
+
+
+def test_a_placeholder_may_be_among_the_lines_that_are_lost() -> None:
+    data, settings = job_of(placeholder=b"0")
+    damaged = without(data, RUN_NAME, "out.rejected")
+    damaged[settings.output] = b"".join(data[settings.output].splitlines(keepends=True)[1:64])
+    with pytest.raises(UsageError, match="say with --placeholder what stands there"):
+        examine(Disk(files_with(damaged)), attrs.evolve(KNOWN, rejected=FOLDER / "out.rejected"))
+    _, plan = repaired(damaged, attrs.evolve(KNOWN, placeholder=b"0"))
+    assert plan.settings.placeholder == b"0"
+
+
+@pytest.mark.parametrize("names", [("out.rejected",), ()])
+def test_that_no_line_was_rejected_is_not_proved_where_nothing_tells(
+    names: tuple[str, ...],
+) -> None:
+    data, settings = job_of(placeholder=b'{"bad":1}')
+    damaged = {**data, settings.rejected: b""}
+    files, _ = repaired(without(damaged, RUN_NAME, "checkpoint", *names), KNOWN)
+    assert not is_proved(files, settings)
+
+
+def is_proved(files: CrashFiles, settings: JobSettings) -> bool:
+    given = attrs.evolve(settings, rejected=FOLDER / "out.rejected")
+    return verify(find_subject(Disk(files), given), lambda _: (), files=files).holds

@@ -56,6 +56,8 @@ class Identity:
     last: Checkpoint | None
     """The newest valid slot."""
     is_run_lost: bool
+    is_placeholder_known: bool = True
+    """Whether anything but the user says what it was, where lines may have been rejected."""
 
 
 def find_rejected(disk: Disk, given: Given) -> Path:
@@ -80,16 +82,22 @@ def identify(disk: Disk, given: Given, notes: Notes) -> Identity:
     """
     run = _read_run(disk, given, notes)
     last = _read_slots(disk, given.state / CHECKPOINT_NAME, run, notes)
-    settings = _settings(disk, given, run, last)
-    is_run_lost = run is None
-    if run is None:
-        options = Options(text=settings.text, placeholder=settings.placeholder)
-        run = _new_run(disk, settings, last)
-        rejected = "" if run.rejected is None else f" --rejected {quote(str(settings.rejected))}"
-        notes.steps.append(
-            f"write {given.state / RUN_NAME} anew, for {settings.input} with {options}{rejected}"
-        )
-    return Identity(settings=settings, run=run, last=last, is_run_lost=is_run_lost)
+    if run is not None:
+        settings = _settings(disk, given, run)
+        return Identity(settings=settings, run=run, last=last, is_run_lost=False)
+    settings, options = _settings_anew(disk, given, last)
+    run = _new_run(disk, settings, last)
+    rejected = "" if run.rejected is None else f" --rejected {quote(str(settings.rejected))}"
+    notes.steps.append(
+        f"write {given.state / RUN_NAME} anew, for {settings.input} with {options}{rejected}"
+    )
+    return Identity(
+        settings=settings,
+        run=run,
+        last=last,
+        is_run_lost=True,
+        is_placeholder_known=options.is_placeholder_known,
+    )
 
 
 def _read_run(disk: Disk, given: Given, notes: Notes) -> Run | None:
@@ -139,9 +147,7 @@ def _read_slots(
     return max(slots, key=lambda slot: slot.sequence)
 
 
-def _settings(disk: Disk, given: Given, run: Run | None, last: Checkpoint | None) -> JobSettings:
-    if run is None:
-        return _settings_anew(disk, given, last)
+def _settings(disk: Disk, given: Given, run: Run) -> JobSettings:
     _check_given(given, run)
     path = given.input or Path(run.input)
     if disk.stat(path) is None:
@@ -172,7 +178,9 @@ def _check_given(given: Given, run: Run) -> None:
             )
 
 
-def _settings_anew(disk: Disk, given: Given, last: Checkpoint | None) -> JobSettings:
+def _settings_anew(
+    disk: Disk, given: Given, last: Checkpoint | None
+) -> tuple[JobSettings, Options]:
     settings = JobSettings(
         input=given.input or Path(),
         output=given.output,
@@ -181,8 +189,15 @@ def _settings_anew(disk: Disk, given: Given, last: Checkpoint | None) -> JobSett
     )
     check_paths(disk, settings)
     check_claims(disk, settings, None)
-    options = find_options(disk, settings, last, text=given.text, placeholder=given.placeholder)
-    return attrs.evolve(settings, text=options.text, placeholder=options.placeholder)
+    options = find_options(
+        disk,
+        settings,
+        last,
+        text=given.text,
+        placeholder=given.placeholder,
+        is_rejected_given=given.rejected is not None,
+    )
+    return attrs.evolve(settings, text=options.text, placeholder=options.placeholder), options
 
 
 def _rejected_anew(disk: Disk, given: Given, last: Checkpoint | None) -> Path:

@@ -29,7 +29,7 @@ from trioline.storage.checksums import (
 )
 from trioline.storage.claims import are_same, claim_path, is_mark
 from trioline.storage.files import Disk, File
-from trioline.storage.repair.forms import first_no_json, is_json
+from trioline.storage.repair.forms import counted, first_no_json, is_json
 from trioline.storage.repair.line_file import LineFile
 from trioline.storage.repair.records import good_records
 from trioline.storage.repair.sums import Sums
@@ -45,6 +45,9 @@ class Options:
 
     text: bool
     placeholder: bytes
+    is_placeholder_known: bool
+    """Whether a record tells it, or no line of the job was rejected; if not, it was said, or is
+    what it is by default."""
 
     def __str__(self) -> str:
         text = "--text " if self.text else ""
@@ -73,34 +76,42 @@ def find_options(
     *,
     text: bool | None,
     placeholder: bytes | None,
+    is_rejected_given: bool,
 ) -> Options:
     """Find out what the options were, and hold against it what is given; None: it is not.
 
     Args:
         settings: Of these only the paths count.
+        is_rejected_given: Whether the user named the rejected file.
 
     Raises:
         UsageError: The files say otherwise, or leave it open; it says where.
     """
     _check_rejected(disk, settings, last)
     if disk.stat(settings.output) is None:
-        return _options(text, placeholder)
+        return _options(text, placeholder, last)
     with disk.open(settings.output, os.O_RDONLY) as file:
         look = _Look(disk, settings, file, last)
         is_text = _text(look, text)
         found = look.placeholder()
-    if found is None:
-        return _options(is_text, placeholder)
+        if found is None:
+            options = _options(is_text, placeholder, last)
+            if last is not None and not options.is_placeholder_known:
+                is_said = placeholder is not None
+                _check_recorded(disk, settings, last, is_told=is_said or is_rejected_given)
+                _check_count(look, settings, last, options.placeholder, is_said=is_said)
+            return options
     if placeholder not in (None, found.content):
         raise UsageError(
             f"--placeholder {_quoted(placeholder)} is not this job's: {found}, and"
             f" {settings.rejected} has a record of that line. Leave the option out, or say"
             f" --placeholder {_quoted(found.content)}."
         )
-    return _options(is_text, found.content)
+    options = _options(is_text, found.content, last)
+    return attrs.evolve(options, is_placeholder_known=True)
 
 
-def _options(text: bool | None, placeholder: bytes | None) -> Options:
+def _options(text: bool | None, placeholder: bytes | None, last: Checkpoint | None) -> Options:
     if placeholder is None:
         placeholder = b"" if text else b"null"
     if not text and not is_json(placeholder):
@@ -108,7 +119,41 @@ def _options(text: bool | None, placeholder: bytes | None) -> Options:
             f"--placeholder {_quoted(placeholder)} is no JSON, and nothing says that the job was"
             " one of text: say --text if it was."
         )
-    return Options(text=bool(text), placeholder=placeholder)
+    is_needless = last is not None and not last.rejected_count
+    return Options(text=bool(text), placeholder=placeholder, is_placeholder_known=is_needless)
+
+
+def _check_recorded(disk: Disk, settings: JobSettings, last: Checkpoint, *, is_told: bool) -> None:
+    """Refuse to guess what only the user can know, where lines were rejected."""
+    if _is_vouched(disk, settings.rejected, last):
+        raise UsageError(
+            f"{settings.input} is not the input of this job: none of its lines is what a record in"
+            f" {settings.rejected} says. Name the one that it had with --input."
+        )
+    if not is_told:
+        raise UsageError(
+            f"{counted(last.rejected_count, 'line')} of this job were rejected, and"
+            f" {settings.rejected} has no record that tells which: name the file that the job had"
+            " with --rejected, or, where it is lost, say with --placeholder what stands in"
+            f" {settings.output} in their places."
+        )
+
+
+def _check_count(
+    look: _Look, settings: JobSettings, last: Checkpoint, placeholder: bytes, *, is_said: bool
+) -> None:
+    """Refuse a placeholder that the output does not have as often as lines were rejected.
+
+    Lines that are lost may have been any.
+    """
+    found = look.count(placeholder)
+    lost_count = last.line_count - sum(run.count for run in look.proved)
+    if found + lost_count < last.rejected_count or not (found or is_said):
+        raise UsageError(
+            f"{counted(last.rejected_count, 'line')} of this job were rejected, but --placeholder"
+            f" {_quoted(placeholder)} is in {found:,} places of {settings.output}: say with"
+            " --placeholder what stands there, or with --rejected which file has the records."
+        )
 
 
 def _quoted(placeholder: bytes | None) -> str:
@@ -196,6 +241,12 @@ class _Look:
         """The first line that is the placeholder, where a record tells so."""
         spots = list(self._recorded(self.proved)) or list(self._recorded(self.all))
         return spots[0] if len(spots) == 1 else None
+
+    def count(self, content: bytes) -> int:
+        """How many of the proved lines are this."""
+        return sum(
+            piece.split(b"\n")[:-1].count(content) for _, _, piece in self._pieces(self.proved)
+        )
 
     def _recorded(self, runs: Iterable[Run]) -> Iterator[Spot]:
         """The first line of each content that a record says to be the placeholder."""

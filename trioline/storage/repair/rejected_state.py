@@ -100,7 +100,8 @@ def look_at_records(
         leading = Records(count=last.rejected_count, length=last.rejected_bytes)
         if base.end != last.line_count:
             leading = records_below(disk, settings, base.end)
-        return RejectedState(leading=leading, is_assumed=last.are_records_assumed)
+        is_assumed = last.are_records_assumed or not job.is_placeholder_known
+        return RejectedState(leading=leading, is_assumed=is_assumed)
     survey = _survey(disk, settings, journal, runs)
     # Lines that are done again may be those whose records are lost.
     is_all_kept = last is not None and sum(run.count for run in runs) >= last.line_count
@@ -119,7 +120,9 @@ def look_at_records(
         lacking=lacking,
         text=LOST if is_sure else DOUBTFUL,
         # Those that an earlier repair made may be in the journal by now.
-        is_assumed=(last is not None and last.are_records_assumed) or (is_taken and not is_exact),
+        is_assumed=(last is not None and last.are_records_assumed)
+        or (is_taken and not is_exact)
+        or not job.is_placeholder_known,
     )
     _tell(settings, last, survey, state, notes, made=made, most=most, is_all_kept=is_all_kept)
     return state
