@@ -383,3 +383,17 @@ def test_that_no_line_was_rejected_is_not_proved_by_an_empty_file() -> None:
     redo(files)
     assert files.get(REJECTS) == b""
     check_proved(files, is_assumed=True)
+
+
+def test_lines_of_a_block_that_is_not_complete_are_kept_by_their_form() -> None:
+    """The table has only complete blocks, and the journal is empty after a repair."""
+    files, plan = repaired(with_record(job_of(), 1, b'"no"', b'"ok"'))
+    assert plan.counts.open == 0
+    files.kill()
+    files, plan = repaired(without(outside_copies(files), "checkpoint"))
+    assert plan.counts.open == 0
+    assert plan.assumed == range(256, LINES)
+
+
+def outside_copies(files: CrashFiles) -> Contents:
+    return {path: data for path, data in contents(files).items() if path.parent != COPIES}

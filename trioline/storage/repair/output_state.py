@@ -206,9 +206,22 @@ def _end(disk: Disk, job: Identity, scans: list[Scan], line_count: int) -> int:
     """The lines that may be in the output: what checkpoint, table and journal know of."""
     if job.last is not None:
         return min(job.last.line_count, line_count)
-    blocks = disk.size(job.settings.state / CHECKSUMS_NAME) // ENTRY_BYTES
+    summed = disk.size(job.settings.state / CHECKSUMS_NAME) // ENTRY_BYTES * BLOCK_LINES
     top = max((scan.settled_top for scan in scans), default=0)
-    return min(max(blocks * BLOCK_LINES, top) or line_count, line_count)
+    if top > summed:
+        return min(top, line_count)
+    # A block that is not complete is not in the table, and a repair leaves no journal of it.
+    if not summed:
+        return line_count
+    most = max(summed, _whole_lines(disk, job.settings.output))
+    return min(most, summed + BLOCK_LINES - 1, line_count)
+
+
+def _whole_lines(disk: Disk, path: Path) -> int:
+    if disk.stat(path) is None:
+        return 0
+    with disk.open(path, os.O_RDONLY) as file:
+        return LineFile(file).line_count()
 
 
 def _tell_changes(path: Path, blocks: list[tuple[int, int]], end: int, notes: Notes) -> None:
