@@ -397,3 +397,23 @@ def test_lines_of_a_block_that_is_not_complete_are_kept_by_their_form() -> None:
 
 def outside_copies(files: CrashFiles) -> Contents:
     return {path: data for path, data in contents(files).items() if path.parent != COPIES}
+
+
+def test_nothing_is_said_against_records_when_all_lines_were_computed_again() -> None:
+    files = files_with(without(job_of(), "checkpoint"))
+    files.set_times(SETTINGS.input, 2, 2)
+    assert mend_all(files).assumed == range(LINES)
+    plan = mend_all(files, attrs.evolve(JOB, recomputes_unproved=True))
+    assert plan.counts.open == LINES
+    redo(files)
+    check_proved(files)
+
+
+def test_records_that_were_made_on_doubt_are_not_proved_by_being_lost_again() -> None:
+    """The checkpoint counts them from the first repair on."""
+    files, plan = repaired(without(job_of(null=98), "out.rejected"))
+    assert "which ones nothing tells" in said(plan)
+    files.kill()
+    files, plan = repaired(without(outside_copies(files), "out.rejected"))
+    redo(files)
+    check_proved(files, is_assumed=True)

@@ -96,12 +96,14 @@ def look_at_records(
         is_vouched: Whether the checkpoint vouches for the file.
     """
     settings, last, base = job.settings, job.last, runs[0]
+    was_assumed = last is not None and last.are_records_assumed
+    is_any_kept = bool(journal.records) or any(run.count for run in runs)
+    stays_assumed = (was_assumed and is_any_kept) or not job.is_placeholder_known
     if is_vouched and last is not None:
         leading = Records(count=last.rejected_count, length=last.rejected_bytes)
         if base.end != last.line_count:
             leading = records_below(disk, settings, base.end)
-        is_assumed = last.are_records_assumed or not job.is_placeholder_known
-        return RejectedState(leading=leading, is_assumed=is_assumed)
+        return RejectedState(leading=leading, is_assumed=stays_assumed)
     survey = _survey(disk, settings, journal, runs)
     # Lines that are done again may be those whose records are lost.
     is_all_kept = last is not None and sum(run.count for run in runs) >= last.line_count
@@ -120,9 +122,7 @@ def look_at_records(
         lacking=lacking,
         text=LOST if is_sure else DOUBTFUL,
         # Those that an earlier repair made may be in the journal by now.
-        is_assumed=(last is not None and last.are_records_assumed)
-        or (is_taken and not is_exact)
-        or not job.is_placeholder_known,
+        is_assumed=stays_assumed or (is_taken and not is_exact),
     )
     _tell(settings, last, survey, state, notes, made=made, most=most, is_all_kept=is_all_kept)
     return state
