@@ -169,3 +169,33 @@ def test_a_job_that_gets_another_id_loses_its_retry_and_says_so() -> None:
 def test_without_a_retry_nothing_is_said_of_one() -> None:
     files, settings = finished_job()
     assert not [step for step in edited(files, settings).steps if "retry" in step]
+
+
+def test_a_retry_that_lost_its_plan_goes_on() -> None:
+    """The plan was there before the first result; what it said, the job's files say, too."""
+    files, settings = begun(until=2)
+    plan = RetryFiles(settings).plan
+    was = files.get(plan)
+    files.unlink(plan)
+    assert [step for step in edited(files, settings).steps if "keep the retry under way" in step]
+    redo(files, settings, 64)
+    again = Retry.open(settings, files)
+    assert files.get(plan) == was
+    job = Job.open(again.settings, files)
+    assert job.written_count == 2
+    job.close()
+    again.close()
+    assert retry_all(files, settings) == 2
+
+
+def test_a_retry_without_a_plan_whose_lines_are_others_is_not_thrown_away() -> None:
+    files, settings = begun(until=2)
+    edited(files, settings)
+    redo(files, settings)
+    files.unlink(RetryFiles(settings).plan)
+    before = contents(files)
+    with pytest.raises(
+        StorageError, match=r"Nothing was touched\..* remove /d/out\.trioline/retry"
+    ):
+        Retry.open(settings, files)
+    assert contents(files) == before

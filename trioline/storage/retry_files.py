@@ -17,6 +17,7 @@ from trioline.config import JobSettings, behind_links
 from trioline.errors import StorageError, UsageError
 from trioline.storage.damage import RETRY_FOLDER, RETRY_RESULTS
 from trioline.storage.files import Disk
+from trioline.storage.run import RUN_NAME
 
 _MAX_BYTES = 1024 * 1024
 _Kind = TypeVar("_Kind")
@@ -97,6 +98,11 @@ class Swap:
 
     checkpoint: bytes
     """A slot."""
+
+
+def is_under_way(disk: Disk, files: RetryFiles) -> bool:
+    """Whether lines are being run again; the plan comes before their job, and may be lost."""
+    return any(disk.stat(path) is not None for path in (files.plan, files.results_state / RUN_NAME))
 
 
 def read_plan(disk: Disk, files: RetryFiles) -> Plan | None:

@@ -13,7 +13,7 @@ from trioline.storage.files import Disk
 from trioline.storage.numbers import Numbers
 from trioline.storage.repair.forms import counted
 from trioline.storage.repair.ranges import Ranges
-from trioline.storage.retry_files import RetryFiles
+from trioline.storage.retry_files import RetryFiles, is_under_way
 
 
 def retry_step(
@@ -27,7 +27,7 @@ def retry_step(
         has_new_id: Whether nothing says any more which job it was.
     """
     files = RetryFiles(settings)
-    if disk.stat(files.plan) is None:
+    if not is_under_way(disk, files):
         return None
     if has_new_id:
         return (

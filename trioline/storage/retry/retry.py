@@ -33,6 +33,7 @@ from trioline.storage.retry_files import (
     RetryFiles,
     clear,
     damaged,
+    is_under_way,
     read_plan,
     read_swap,
     write_record,
@@ -172,10 +173,13 @@ def _prepare(disk: Disk, settings: JobSettings, last: Checkpoint) -> None:
     plan = read_plan(disk, files)
     if last.rejected_count:
         _check_all(disk, settings)
-    if plan is not None:
-        _check_prepared(disk, files, plan)
-        _check_still_rejected(disk, files, plan, last)
+    if is_under_way(disk, files):
+        now = _plan_now(disk, settings, last)
+        _check_prepared(disk, files, plan or now)
+        _check_still_rejected(files, plan or now, now)
         disk.sync_folder(files.folder)
+        if plan is None:
+            write_record(disk, files.plan, now)
         return
     clear(disk, files)  # what a crash left in the midst of this
     if last.rejected_count:
@@ -214,15 +218,18 @@ def _check_prepared(disk: Disk, files: RetryFiles, plan: Plan) -> None:
             raise damaged(files, path, "is damaged")
 
 
-def _check_still_rejected(disk: Disk, files: RetryFiles, plan: Plan, last: Checkpoint) -> None:
+def _plan_now(disk: Disk, settings: JobSettings, last: Checkpoint) -> Plan:
+    lines, numbers = _Sum(), _Sum()
+    _copy_lines(disk, settings, last, lines, numbers)
+    return Plan(run_id=last.run_id.hex(), lines_crc=lines.crc, numbers_crc=numbers.crc)
+
+
+def _check_still_rejected(files: RetryFiles, plan: Plan, now: Plan) -> None:
     """Hold a plan against the job as it is now: a repair may have had lines answered again.
 
     Raises:
         StorageError: Other lines are rejected now, or they read otherwise.
     """
-    lines, numbers = _Sum(), _Sum()
-    _copy_lines(disk, files.settings, last, lines, numbers)
-    now = Plan(run_id=last.run_id.hex(), lines_crc=lines.crc, numbers_crc=numbers.crc)
     if now != plan:
         raise StorageError(
             f"{files.folder} has a retry of other lines than those that are rejected now, or of"
