@@ -68,7 +68,7 @@ def look_at_output(
         line_count: Of the input.
 
     Raises:
-        StorageError: It was edited, or the input, and nothing records what it was.
+        StorageError: The input was edited, and nothing records what it was.
     """
     settings, last = job.settings, job.last
     is_held = output_holds(disk, settings, last, notes)
@@ -106,15 +106,13 @@ def look_at_output(
     _tell_changes(settings.output, walk.refuted, sums.end, notes)
     for line, byte in walk.disproved[:_MAX_TOLD]:
         notes.found.append(
-            f"{settings.output}: line {line} (byte {byte}) is not what the journal has of it"
+            f"{settings.output}: line {line:,} (byte {byte:,}) is not what the journal has of it"
         )
     kept = attrs.evolve(none, runs=runs, is_held=is_held, assumed=walk.assumed)
     if last is None or _is_whole(kept.prefix, last):
         return kept
-    if not walk.refuted and not changed:
-        _check_vouched(disk, settings.output, kept, last)
-        if is_held:
-            notes.found.append(f"{settings.output} was changed before line {last.line_count}")
+    if is_held and not walk.refuted and not changed:
+        notes.found.append(f"{settings.output} was changed before line {last.line_count:,}")
     return attrs.evolve(kept, is_held=False)
 
 
@@ -163,8 +161,8 @@ def file_holds(
         file.close()
     size = disk.size(path)
     if finished and size > length:
-        notes.found.append(f"{path} has {size - length} bytes behind the end of the job")
-        notes.steps.append(f"cut {path} at byte {length}")
+        notes.found.append(f"{path} has {size - length:,} bytes behind the end of the job")
+        notes.steps.append(f"cut {path} at byte {length:,}")
     return True
 
 
@@ -227,18 +225,6 @@ def _whole_lines(disk: Disk, path: Path) -> int:
 def _tell_changes(path: Path, blocks: list[tuple[int, int]], end: int, notes: Notes) -> None:
     if blocks:
         notes.found.append(f"{path} was changed in {named(blocks, end)}")
-
-
-def _check_vouched(disk: Disk, path: Path, kept: Kept, last: Checkpoint) -> None:
-    """Refuse an output that was edited where nothing records what it was."""
-    prefix = kept.prefix
-    if prefix.unknown and disk.size(path) >= last.output_bytes:
-        raise StorageError(
-            f"{path} was edited, and of its first {prefix.count} lines nothing records what"
-            f" {prefix.unknown} of them were: this cannot be repaired. Put it back from a copy, or"
-            " begin anew with --fresh, which throws the old answers away.",
-            path,
-        )
 
 
 def told_by_journal(lines: LineFile, pieces: Iterable[Piece], base: Run) -> Iterator[Run]:
