@@ -262,7 +262,7 @@ def test_what_the_journal_disproves_is_not_kept(fsync: Fsync, is_restarted: bool
     files, plan = repaired({**data, settings.output: b"".join(lines)})
     line = 140 if fsync is Fsync.ALWAYS else 134
     byte = sum(map(len, lines[:line]))
-    assert f"/d/out: line {line} (byte {byte}) is not what the journal has of it" in plan.found
+    assert f"/d/out: line {line} (byte {byte:,}) is not what the journal has of it" in plan.found
     redo(files, settings)
     assert files.get(settings.output) == b"".join(LONG_RESULTS)
     assert is_proved(files, settings) != is_restarted
@@ -386,7 +386,7 @@ def test_lines_of_the_input_that_changed_are_answered_anew() -> None:
     job.finish(job.source.offset_of(2_560))
     job.close()
     _, plan = repaired({**contents(files), FOLDER / "in": inverted(given, 1_300 * 1_005)})
-    assert plan.found == ("/d/in was changed in lines 1280 to 1343",)
+    assert plan.found == ("/d/in was changed in lines 1,280 to 1,343",)
     assert plan.counts == Counts(written=1_280, ahead=2_560 - 1_344, open=64, redone=64)
 
 
@@ -558,13 +558,15 @@ def test_a_journal_that_is_gone_leaves_the_count_open(tmp_path: Path) -> None:
     for path in (tmp_path / "out.trioline").glob("journal-*"):
         path.unlink()
     told = trioline("repair", "out", cwd=tmp_path)
-    assert "0 or more were done before; what was in the journal is not known" in told.stdout, told
+    assert "to be computed: what was in the journal is not known" in told.stdout, told
 
 
 @pytest.mark.slow
 def test_a_state_folder_that_is_gone_has_a_way_out(tmp_path: Path) -> None:
     answer_and_stop(tmp_path, 0)
     (tmp_path / "out.trioline").rename(tmp_path / "away")
+    told = trioline("verify", "in", "out", cwd=tmp_path)
+    assert (told.code, "`trioline repair out --input in`" in told.stderr) == (2, True)
     told = trioline("repair", "out", "--yes", cwd=tmp_path)
     assert (told.code, "make an empty one" in told.stderr) == (2, True)
     (tmp_path / "out.trioline").mkdir()

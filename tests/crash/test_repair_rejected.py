@@ -178,7 +178,7 @@ def test_an_edited_record_that_the_journal_has_is_put_back() -> None:
     byte = len(b"".join(data[REJECTS].splitlines(keepends=True)[:at]))
     for damaged in (edited, without(edited, "checkpoint")):
         files, plan = repaired(damaged)
-        assert f"{REJECTS}: the record of line 147 (byte {byte})" in said(plan)
+        assert f"{REJECTS}: the record of line 147 (byte {byte:,})" in said(plan)
         assert files.get(REJECTS) == data[REJECTS]
         assert files.get(COPIES / "out.rejected") == edited[REJECTS]
         redo(files)

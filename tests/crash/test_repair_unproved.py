@@ -98,7 +98,7 @@ def test_without_the_option_nothing_is_done_again(settings: JobSettings) -> None
     files = files_with(unproved(settings, is_done=True))
     assert not mend_all(files).is_needed
     (finding,) = (found for found in report(files, settings).findings if found.line is not None)
-    assert "`trioline repair /d/out --recompute-unproved`" in finding.text
+    assert "`trioline repair /d/out --recompute-unproved --yes`" in finding.text
     assert (finding.line, finding.last_line) == (128, 133)
 
 
@@ -126,7 +126,7 @@ def test_it_is_announced(settings: JobSettings) -> None:
     assert plan.found == ("/d/out: lines 128 to 133 are not proved",)
     assert plan.steps[:2] == (
         "have lines 128 to 133 computed again",
-        f"cut /d/out at byte {begin}, and go on from line 128",
+        f"cut /d/out at byte {begin:,}, and go on from line 128",
     )
 
 
@@ -188,12 +188,16 @@ def test_the_commands_lead_to_each_other(
     for name in ("checkpoint", "checksums"):
         os.unlink(tmp_path / "out.trioline" / name)
     capture = capfd.readouterr
-    assert invoke("repair", "out", "--yes", capture=capture).code == 0
+    told = invoke("repair", "out", "--yes", capture=capture)
+    assert (told.code, "run the job's command once more, it ends at once" in told.stdout) == (
+        0,
+        True,
+    )
     assert trioline(*run, cwd=tmp_path).code == 0
     told = invoke("verify", "in", "out", capture=capture)
     assert told.code == 1
     assert "lines 0 to 299 are not proved" in told.stdout
-    assert "`trioline repair out --recompute-unproved`" in told.stdout
+    assert "`trioline repair out --recompute-unproved --yes`" in told.stdout
     told = invoke("repair", "out", capture=capture)
     assert told.code == 0
     assert "lines 0 to 299 are not proved: --recompute-unproved has them" in told.stdout

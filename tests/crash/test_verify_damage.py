@@ -390,3 +390,14 @@ def test_a_repair_never_takes_another_input_for_the_one_that_was_answered() -> N
     for table in ({}, {TABLE: data[TABLE]}):
         with pytest.raises(StorageError, match="was changed after its lines were answered"):
             examine(Disk(files_with({**edited, **table})), given)
+
+
+def test_a_shortened_input_is_said_once() -> None:
+    data = job_with(LINES)
+    text = data[SETTINGS.input]
+    files = files_with({**data, SETTINGS.input: text[:-20]})
+    report = verify(find_subject(Disk(files), SETTINGS), bad_lines, files=files)
+    sizes = [found.text for found in report.findings if f"{len(text) - 20:,}" in found.text]
+    assert sizes == [
+        f"/d/in ends at byte {len(text) - 20:,}; the job has {len(text):,} bytes in it."
+    ]

@@ -104,9 +104,17 @@ def repair_command(
     click.echo(f"Done. Copies of what was changed are in {copies}.")
     click.echo(
         f"The job stands at {written:,} lines written and {ahead:,} ahead of their turn."
-        " `trioline serve` goes on from there."
+        f" {_way_on(plan)}"
     )
     return EXIT_DONE
+
+
+def _way_on(plan: Plan) -> str:
+    if plan.base.finished:
+        return "It is over."
+    if not plan.counts.open:
+        return "Nothing is to be computed: run the job's command once more, it ends at once."
+    return "`trioline serve` goes on from there."
 
 
 def _tell(plan: Plan) -> None:
@@ -133,7 +141,8 @@ def _tell(plan: Plan) -> None:
     counts = plan.counts
     done = f"{counts.redone:,} were done before" if counts.redone else "none was done before"
     if plan.is_journal_damaged:
-        done = f"{counts.redone:,} or more were done before; what was in the journal is not known"
+        known = f"{counts.redone:,} or more were done before; " if counts.redone else ""
+        done = f"{known}what was in the journal is not known"
     click.echo(
         f"Then {counts.written:,} lines are in the output, {counts.ahead:,} wait in the journal for"
         f" their turn, and {counts.open:,} are to be computed{f': {done}' if counts.open else ''}."

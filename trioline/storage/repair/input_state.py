@@ -122,8 +122,9 @@ def tell_doubted(job: Identity, doubted: range, notes: Notes) -> None:
     """Say which kept lines are in doubt, where anything is changed at all."""
     if doubted and notes.steps:
         notes.found.append(
-            f"{job.settings.input} may have been changed after some of the lines {doubted.start} to"
-            f" {doubted.stop - 1} were answered: `trioline verify` will not call them proved"
+            f"{job.settings.input} may have been changed after some of the lines"
+            f" {doubted.start:,} to {doubted.stop - 1:,} were answered: `trioline verify` will"
+            " not call them proved"
         )
 
 

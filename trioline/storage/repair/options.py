@@ -66,7 +66,7 @@ class Spot:
     def __str__(self) -> str:
         shown = self.content[:_SHOWN_BYTES].decode(errors="replace")
         more = "…" if len(self.content) > _SHOWN_BYTES else ""
-        return f"line {self.line} of {self.path} (byte {self.byte}) is {shown!r}{more}"
+        return f"line {self.line:,} of {self.path} (byte {self.byte:,}) is {shown!r}{more}"
 
 
 def find_options(

@@ -257,9 +257,9 @@ def _find_base(
     if not kept.is_held:
         lines, length = _before_lost_records(disk, settings, scans, lines, length)
         notes.steps.append(
-            f"cut {settings.output} at byte {length}, and go on from line {lines}"
+            f"cut {settings.output} at byte {length:,}, and go on from line {lines:,}"
             if disk.size(settings.output) > length
-            else f"go on from line {lines} at the end of {settings.output} (byte {length})"
+            else f"go on from line {lines:,} at the end of {settings.output} (byte {length:,})"
         )
     holds = kept.is_held and is_rejected_vouched
     return Base(
@@ -303,7 +303,7 @@ def _unknown(base: Base, rescued: list[Run], kept: Kept, notes: Notes) -> range:
     unknown = range(parts[0].start, parts[-1].stop) if parts else range(0)
     if unknown:
         notes.found.append(
-            f"nothing is left to prove some of the lines {unknown.start} to {unknown.stop - 1}:"
+            f"nothing is left to prove some of the lines {unknown.start:,} to {unknown.stop - 1:,}:"
             " they are kept by their form alone, and `trioline verify` will not call them proved"
         )
     return unknown
@@ -343,8 +343,8 @@ def _wrong_table(disk: Disk, path: Path, last: Checkpoint | None) -> str:
     if disk.stat(path) is None:
         return "is missing"
     if size < needed:
-        return f"ends at byte {size}, but {needed} were safe"
-    return f"is damaged: its first {needed} bytes are not what was written"
+        return f"ends at byte {size:,}, but {needed:,} were safe"
+    return f"is damaged: its first {needed:,} bytes are not what was written"
 
 
 def _count(

@@ -82,7 +82,7 @@ def rejected_holds(
     holds = file_holds(disk, path, last.rejected_bytes, tail, settings.output, ends, notes)
     if holds and not is_same:
         end = last.rejected_bytes - last.rejected_tail_bytes
-        notes.found.append(f"{path}: bytes 0 to {end} are not what the job wrote")
+        notes.found.append(f"{path}: bytes 0 to {end:,} are not what the job wrote")
     return holds and is_same
 
 
@@ -252,13 +252,14 @@ def _tell(
     path, output = settings.rejected, settings.output
     for line, byte in survey.restored[:_MAX_TOLD]:
         notes.found.append(
-            f"{path}: the record of line {line} (byte {byte}) is not the one that the journal has"
+            f"{path}: the record of line {line:,} (byte {byte:,}) is not the one that the"
+            " journal has"
         )
     if len(survey.restored) > _MAX_TOLD:
         notes.found.append(f"{path}: so are {len(survey.restored) - _MAX_TOLD} more records")
     if last is None and survey.elsewhere:
         notes.found.append(
-            f"{output}: {counted(survey.elsewhere, 'line')} from line {survey.first_elsewhere} on"
+            f"{output}: {counted(survey.elsewhere, 'line')} from line {survey.first_elsewhere:,} on"
             f" may be a result or a placeholder. {path} has no gap there: they are taken for"
             " results"
         )

@@ -27,8 +27,8 @@ def look_for_gaps(folder: Path, scans: list[Scan], last: Checkpoint, notes: Note
     )
     if older != last.journal_older_bytes:
         notes.found.append(
-            f"{folder} has {older} bytes of older journal that count instead of"
-            f" {last.journal_older_bytes}: segments were cut, removed or damaged"
+            f"{folder} has {older:,} bytes of older journal that count instead of"
+            f" {last.journal_older_bytes:,}: segments were cut, removed or damaged"
         )
     return len(notes.found) > before
 
@@ -45,8 +45,8 @@ def damaged_segments(scans: list[Scan], last: Checkpoint | None, notes: Notes) -
             damaged.append(scan)
             lost = max(certain, scan.length) - scan.good_bytes
             notes.found.append(
-                f"{scan.path} is damaged at byte {scan.bad_at}: {lost} bytes of it cannot be"
-                f" read, {len(scan.pieces)} frames are good"
+                f"{scan.path} is damaged at byte {scan.bad_at:,}: {lost:,} bytes of it cannot be"
+                f" read, {len(scan.pieces):,} frames are good"
             )
             what = "keep its good frames" if scan.pieces else "remove it"
             notes.steps.append(f"{scan.path}: {what}")

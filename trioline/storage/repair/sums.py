@@ -137,7 +137,7 @@ def add_block(stretches: list[tuple[int, int]], number: int) -> None:
 def named(blocks: list[tuple[int, int]], end: int) -> str:
     """Stretches of blocks by their lines; the last of all is the one before ``end``."""
     told = [
-        f"lines {first * BLOCK_LINES} to {min((last + 1) * BLOCK_LINES, end) - 1}"
+        f"lines {first * BLOCK_LINES:,} to {min((last + 1) * BLOCK_LINES, end) - 1:,}"
         for first, last in blocks[:_MAX_TOLD]
     ]
     if len(blocks) > _MAX_TOLD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from shlex import quote
 
 from trioline.config import JobSettings
 from trioline.errors import StorageError, UsageError
@@ -34,9 +35,20 @@ def find_run(disk: Disk, settings: JobSettings) -> tuple[Run | None, str | None]
         return run, None
     names = disk.names(settings.state) if disk.stat(settings.state) is not None else []
     if CHECKPOINT_NAME not in names and not any(is_segment(name) for name in names):
-        output = settings.output
-        raise UsageError(f"{output} is no job's output: {path} is not there. Check the path.")
+        raise UsageError(_no_job(disk, settings))
     return None, str(damaged(path, "is missing", settings.output, is_known=False))
+
+
+def _no_job(disk: Disk, settings: JobSettings) -> str:
+    output, state = settings.output, settings.state
+    text = f"{output} is no job's output: {state / RUN_NAME} is not there. Check the path."
+    if disk.stat(output) is None:
+        return text
+    command = f"trioline repair {quote(str(output))} --input {quote(str(settings.input))}"
+    return (
+        f"{text} If {state} was lost, make an empty folder of that name: then `{command}` says what"
+        " it can keep of the lines."
+    )
 
 
 def read_last(disk: Disk, settings: JobSettings, run: Run | None) -> Checkpoint:

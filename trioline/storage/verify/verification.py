@@ -200,6 +200,8 @@ class _Verification:
         if run is None:
             return
         size = file.stat().size
+        if size < self._last.input_offset:
+            return  # that is said
         if size != run.input_bytes:
             text = f"{path} has {size:,} bytes; it had {run.input_bytes:,} when the job began."
             self._report.add(Finding(path=str(path), text=text))
@@ -310,7 +312,7 @@ class _Verification:
                 f"{path}: lines {first:,} to {end - 1:,} are not proved: a repair took some of them"
                 " by their form alone, or the input was written to, touched or copied after they"
                 f" were answered, and nothing recorded what they were. `trioline repair {name}"
-                " --recompute-unproved` has them computed again, and proved."
+                " --recompute-unproved --yes` has them computed again, and proved."
             )
             self._report.is_proved = False
             self._report.add(
