@@ -951,6 +951,24 @@ def test_a_full_disk_at_a_durable_point_may_be_repeated() -> None:
     again.close()
 
 
+def test_what_a_given_up_point_was_begun_for_is_not_synced() -> None:
+    files, settings = memory_job(Fsync.INTERVAL)
+    job = Job.open(settings, files)
+    job.commit([results(0, 3)])
+    point = job.begin_point(job.source.offset_of(3))
+    assert job.unsynced_bytes == 0
+    files.fail = FailAt({"pwrite"}, 1, errno.ENOSPC)
+    with pytest.raises(DiskFull):
+        job.make_point(point)
+    job.give_up_point()
+    assert job.unsynced_bytes > 0
+    sync(job)
+    files.lose_power(random.Random(0))
+    again = Job.open(settings, files)
+    assert again.written_count == 3
+    again.close()
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["sync", "sync_folder"])
 def test_an_error_of_fsync_is_final(call: str, code: int) -> None:

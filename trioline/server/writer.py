@@ -278,13 +278,21 @@ class Writer:
 
     async def _end_point(self) -> bool:
         """End it; False where the disk is full and the end has come."""
-        assert self._under_way is not None
-        await self._under_way.made.wait()
-        under_way, self._under_way = self._under_way, None
-        if under_way.is_full:
+        point = await self._made_point()
+        if point is None:
             return await self._sync(self.job.sync)
-        end = functools.partial(self.job.end_point, under_way.point)
-        return await self._full_disk.wait_room_for(end)
+        return await self._full_disk.wait_room_for(functools.partial(self.job.end_point, point))
+
+    async def _made_point(self) -> Point | None:
+        """Wait for the point under way, which is none any more; None where it found no room."""
+        under_way = self._under_way
+        assert under_way is not None
+        await under_way.made.wait()
+        self._under_way = None
+        if under_way.is_full:
+            self.job.give_up_point()
+            return None
+        return under_way.point
 
     async def _sync(self, sync: Callable[[int], None]) -> bool:
         """Make a durable point with no commit beside it; False where the disk is full and the end
@@ -310,10 +318,9 @@ class Writer:
         job, journal_bytes = self.job, self.job.journal_bytes
         with contextlib.suppress(DiskFull):
             if self._under_way is not None:
-                await self._under_way.made.wait()
-                under_way, self._under_way = self._under_way, None
-                if not under_way.is_full:
-                    await in_thread(functools.partial(job.end_point, under_way.point))
+                point = await self._made_point()
+                if point is not None:
+                    await in_thread(functools.partial(job.end_point, point))
             if job.unsynced_bytes:
                 await in_thread(functools.partial(job.sync, self._input_offset()))
         return job.journal_bytes < journal_bytes

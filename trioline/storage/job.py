@@ -235,8 +235,7 @@ class Job:
             self.make_point(point)
             self.end_point(point)
         except DiskFull:
-            self._begun_bytes = self._synced_bytes
-            self._publish()
+            self.give_up_point()
             raise
 
     # What ``sync`` does in one go, in three steps: while ``make_point`` waits for the disk, commits
@@ -290,6 +289,11 @@ class Job:
         """
         with self._final_errors:
             point.end()
+        self._publish()
+
+    def give_up_point(self) -> None:
+        """Count what a point was begun for, and found no room for, as not synced."""
+        self._begun_bytes = self._synced_bytes
         self._publish()
 
     def close(self) -> None:
