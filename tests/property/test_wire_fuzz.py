@@ -387,6 +387,16 @@ def test_json_is_what_the_standard_library_says(line: bytes) -> None:
     assert codec.is_json(line) == is_strict_json(line)
 
 
+PARTS = st.sampled_from([b"1", b",", b"[", b"]", b'"', b" ", b"{", b'"a":1', b"}", b"\r", b""])
+
+
+@given(lines=st.lists(st.lists(PARTS, max_size=4).map(b"".join), min_size=1, max_size=5))
+@QUICK
+def test_no_line_is_json_by_what_is_beside_it(lines: list[bytes]) -> None:
+    expected = next((at for at, line in enumerate(lines) if not is_strict_json(line)), None)
+    assert codec.find_bad_json(b"".join(line + b"\n" for line in lines)) == expected
+
+
 @given(lines=st.lists(RAW_LINES, min_size=1, max_size=8))
 @QUICK
 def test_the_first_bad_line_is_found(lines: list[bytes]) -> None:

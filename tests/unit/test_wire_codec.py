@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tracemalloc
 from typing import Any
 
 import attrs
@@ -703,6 +704,43 @@ def test_the_first_bad_line_is_found(bad: bytes, place: int) -> None:
     lines = [b'{"a":1}'] * 5
     lines[place] = lines[4] = bad
     assert codec.find_bad_json(b"\n".join(lines) + b"\n") == place
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"1,2", b"[3", b"4]"],
+        [b"1", b"[2", b"3]"],
+        [b'{"a":1', b'"b":2}', b"3,4"],
+        [b"1],[2", b"3"],
+        [b'"a', b'b"', b'"c","d"'],
+        [b"", b"1,2"],
+        [b"1,2", b""],
+    ],
+    ids=repr,
+)
+def test_lines_that_are_json_only_together_are_not(lines: list[bytes]) -> None:
+    expected = next(place for place, line in enumerate(lines) if not codec.is_json(line))
+    assert codec.find_bad_json(b"".join(line + b"\n" for line in lines)) == expected
+
+
+@pytest.mark.parametrize("length", [40_000, 65_535, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("bad", [None, 0, 1, 3, 5])
+def test_a_bad_line_is_found_among_long_ones(length: int, bad: int | None) -> None:
+    lines = [b'["' + b"x" * (length - 5) + b'"]\n'] * 6
+    if bad is not None:
+        lines[bad] = lines[bad][:-2] + b"\n"
+    assert codec.find_bad_json(b"".join(lines)) == bad
+
+
+def test_a_line_of_many_values_takes_no_room() -> None:
+    block = b"1," * 2_000_000 + b"1\n"
+    tracemalloc.start()
+    try:
+        assert codec.find_bad_json(block) == 0
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(block)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_block_of_good_lines_has_no_bad_one() -> None:
