@@ -11,7 +11,15 @@ from jobs import Place, blocking_job, bundled_job, floor_job, plain_job
 from lone import BUSY_CONNECTIONS, Trips, busy_trips, idle_trips
 from measure import Sample
 from peers import echo_job, parallel_job, python_job, queue_job
-from table import FLOOR, FLOOR_CHECK, FLOOR_CROWD, FLOOR_CROWD_SYNC, FLOOR_SYNC, FLOOR_WIDE
+from table import (
+    FLOOR,
+    FLOOR_CHECK,
+    FLOOR_CROWD,
+    FLOOR_CROWD_SYNC,
+    FLOOR_SYNC,
+    FLOOR_TRIO,
+    FLOOR_WIDE,
+)
 
 POLICIES = ("never", "interval", "always")
 FLOOR_OF = {"never": FLOOR, "interval": FLOOR, "always": FLOOR_SYNC}
@@ -61,6 +69,7 @@ class Cells:
         for row, policy, speeds in (
             (FLOOR, "none", SPEEDS),
             (FLOOR_CHECK, "check", SPEEDS),
+            (FLOOR_TRIO, "trio", SPEEDS),
             (FLOOR_SYNC, "sync", SYNCED_SPEEDS),
         ):
             for batch in BATCHES:

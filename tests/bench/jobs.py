@@ -20,6 +20,12 @@ from plain_worker import connect
 
 WORKERS = 2
 TRIOLINE = (sys.executable, "-m", "trioline")
+FLOORS = {
+    "none": script("floor.py"),
+    "sync": script("floor.py"),
+    "check": (sys.executable, BENCH / "floor.py"),
+    "trio": (sys.executable, BENCH / "bare_trio.py"),
+}
 FLOOR_POLICY = {"always": "sync", "interval": "none", "never": "none"}
 LOOK_SECONDS = 0.01
 
@@ -88,10 +94,7 @@ class Place:
     def floor(self, source: Path, policy: str) -> Iterator[Site]:
         """Serve an input with the floor."""
         with self.folder() as folder:
-            python = (
-                (sys.executable, BENCH / "floor.py") if policy == "check" else script("floor.py")
-            )
-            command = (*python, source, folder / "output", policy)
+            command = (*FLOORS[policy], source, folder / "output", policy)
             with started(*command, folder=folder) as server:
                 yield Site(server, server.line(), source, folder)
 

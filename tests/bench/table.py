@@ -14,9 +14,10 @@ from lone import Trips
 from measure import Sample
 
 COLUMNS = ("1", "10", "100", "1000", "10000", "own")
-FLOOR, FLOOR_CHECK, FLOOR_SYNC, FLOOR_CROWD, FLOOR_CROWD_SYNC, FLOOR_WIDE = (
+FLOOR, FLOOR_CHECK, FLOOR_TRIO, FLOOR_SYNC, FLOOR_CROWD, FLOOR_CROWD_SYNC, FLOOR_WIDE = (
     "floor",
     "floor that checks",
+    "bare trio server",
     "floor, a sync a commit",
     "floor, 64 connections",
     "floor, 64 connections, a sync a commit",
