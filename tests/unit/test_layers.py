@@ -19,12 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "snapshot": set(),
     "deadlines": set(),
+    "newlines": set(),
     "config": {"errors"},
     "ledger": {"errors", "config", "deadlines"},
-    "wire": {"errors", "config", "snapshot"},
-    "storage": {"errors", "config"},
+    "wire": {"errors", "config", "snapshot", "newlines"},
+    "storage": {"errors", "config", "newlines"},
     "server": {"errors", "config", "snapshot", "deadlines", "ledger", "wire", "storage"},
-    "client": {"errors", "config", "snapshot", "wire"},
+    "client": {"errors", "config", "snapshot", "newlines", "wire"},
     "ops": {"errors", "config", "snapshot"},
 }
 """By part: the first name below trioline. Each may import itself and ``_version``, too."""

@@ -12,6 +12,7 @@ from trioline.client.child import EXIT_SECONDS, Child
 from trioline.client.command import CommandFailed
 from trioline.client.item import failure_of
 from trioline.config import MAX_BLOCK_BYTES
+from trioline.newlines import count_newlines
 
 logger = logging.getLogger("trioline.worker")
 
@@ -100,7 +101,7 @@ class Filter:
         problem = None
         while newlines < count and problem is None:
             data = await self._read_some()
-            newlines += (data or b"").count(b"\n")
+            newlines += count_newlines(data or b"")
             size += len(data or b"")
             pieces.append(data or b"")
             if data is None:
@@ -147,6 +148,6 @@ class Filter:
     def _count_surplus(self, data: bytes) -> None:
         if not self._has_answered:
             return  # no answer was taken that could be a wrong one
-        self.surplus_count += data.count(b"\n") - self._is_within_surplus
+        self.surplus_count += count_newlines(data) - self._is_within_surplus
         self._is_within_surplus = not data.endswith(b"\n")
         self.surplus_count += self._is_within_surplus

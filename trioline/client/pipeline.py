@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from trioline.client.lease import Lease
 from trioline.config import MAX_LINE_BYTES
 from trioline.errors import ConnectionLost, ErrorCode, RemoteProtocolError, RequestRefused
+from trioline.newlines import count_newlines
 from trioline.wire.codec import decode_get_reply, decode_reply
 from trioline.wire.framing import Framer
 from trioline.wire.messages import Complete, Retry, Work, WorkLines
@@ -163,7 +164,7 @@ class Pipeline:
         block = self._framer.next_bytes(reply.bytes)
         if block is None:
             return False
-        if not block.endswith(b"\n") or block.count(b"\n") != reply.count:
+        if not block.endswith(b"\n") or count_newlines(block) != reply.count:
             raise RemoteProtocolError(
                 ErrorCode.BAD_JSON,
                 f"The server announced {reply.count} lines in {reply.bytes} bytes, which are not "

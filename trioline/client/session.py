@@ -17,6 +17,7 @@ from trioline.client.pipeline import Answer, decode_get, decoder
 from trioline.client.reach import address_text, find_deadline, find_token, parse_address
 from trioline.config import Address
 from trioline.errors import LocalProtocolError
+from trioline.newlines import count_newlines
 from trioline.snapshot import Snapshot
 from trioline.wire.messages import (
     Bye,
@@ -172,7 +173,7 @@ class Session(Channel):
         **Cancellation**: unknown; repeating is safe.
         """
         body = b"".join([line + b"\n" for line in lines])
-        if body.count(b"\n") != len(lines):
+        if count_newlines(body) != len(lines):
             raise LocalProtocolError("A result line has a newline in it.")
         request = DoneLines(first=first, count=len(lines), bytes=len(body))
         return await self.ask(request, decoder(DoneReply), body)

@@ -13,7 +13,6 @@ whole file proves itself without the table, which only says where one that is no
 from __future__ import annotations
 
 import os
-import re
 import sys
 import zlib
 from array import array
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import attrs
 
+from trioline.newlines import count_newlines, end_of_lines
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk, File
 
@@ -29,8 +29,6 @@ CHECKSUMS_NAME = "checksums"
 BLOCK_LINES = 64
 ENTRY_BYTES = 8
 _READ_BYTES = 256 * 1024
-_BLOCKS = re.compile(rb"(?:[^\n]*+\n){1,%d}+" % BLOCK_LINES)
-"""Cuts whole lines into blocks; as fast as anything that python does with 190-byte lines."""
 
 Read = Callable[[int, int], bytes]
 """Reads so many bytes from an offset on: fewer only at the end of the file."""
@@ -57,15 +55,18 @@ class Tally:
         """Of the block that is not complete; 0 where none is begun."""
         self._is_inside = False
         """The last byte was no newline."""
+        self._block_bytes = 0  # of the last block that was in one piece
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, wherever they are cut off."""
         cut = data.rfind(b"\n") + 1
         at = self._go_on(data, cut) if self._is_inside or self.line_count % BLOCK_LINES else 0
-        blocks: list[bytes] = _BLOCKS.findall(data, at, cut)
-        if blocks:
-            self.sums.extend(map(zlib.crc32, blocks[:-1]))
-            self._take(blocks[-1], blocks[-1].count(b"\n") + BLOCK_LINES * (len(blocks) - 1))
+        while end := end_of_lines(data, at, BLOCK_LINES, self._block_bytes):
+            self._take(data[at:end], BLOCK_LINES)
+            self._block_bytes = end - at
+            at = end
+        if at < cut:
+            self._take(data[at:cut], count_newlines(data[at:cut]))
         if cut < len(data):
             self.crc = zlib.crc32(memoryview(data)[cut:], self.crc)
             self._is_inside = True

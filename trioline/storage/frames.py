@@ -18,6 +18,7 @@ from operator import attrgetter
 
 import attrs
 
+from trioline.newlines import count_newlines
 from trioline.storage.entries import Entry, Rejection, Results, Tried
 
 FRAME_BYTES = 1024 * 1024
@@ -191,7 +192,7 @@ def _frame(entry: Results | Rejection) -> Frame:
 
 
 def _check_lines(first: int, count: int, data: bytes) -> None:
-    if count < 1 or not data.endswith(b"\n") or data.count(b"\n") != count:
+    if count < 1 or not data.endswith(b"\n") or count_newlines(data) != count:
         raise ValueError(f"the data for line {first} is not {count} whole lines")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from trioline.config import MAX_QUEUED_BYTES, SYNC_INTERVAL_BYTES
 from trioline.errors import DiskFull
+from trioline.newlines import count_newlines
 from trioline.storage.damage import output_of
 from trioline.storage.files import Disk, File
 from trioline.storage.frames import Frame, Kind, Region, encode
@@ -49,7 +50,7 @@ def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
         return None
     where = ""
     with disk.open(file.path, os.O_RDONLY) as old:
-        count = sum(data.count(b"\n") for data in _pieces(old, begin, end))
+        count = sum(count_newlines(data) for data in _pieces(old, begin, end))
         if count:
             copy = _copy(disk, old, begin, end, folder / f"{file.path.name}.cut-{begin}-{end}")
             where = f"; a copy of them is in {copy}"

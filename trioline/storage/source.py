@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from trioline.errors import StorageError, TriolineError
+from trioline.newlines import count_newlines
 from trioline.storage.files import Disk
 from trioline.storage.line_index import ANCHOR_SPACING_BYTES, LineIndex
 from trioline.storage.system import Files
@@ -144,7 +145,7 @@ class Source:
         while self._index.count < until and not self.at_end:
             begin = self._index.end_offset
             chunk, end = self._whole_lines(begin)
-            self._index.extend(chunk.count(b"\n") + (not chunk.endswith(b"\n")), end)
+            self._index.extend(count_newlines(chunk) + (not chunk.endswith(b"\n")), end)
         return self._index.count >= until
 
     def offset_of(self, line: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from trioline.config import MAX_BLOCK_BYTES, MAX_LINE_BYTES
 from trioline.errors import ErrorCode, RemoteProtocolError
+from trioline.newlines import count_newlines
 
 
 class Framer:
@@ -129,7 +130,7 @@ class Framer:
         holds = (
             at < end <= len(chunk)
             and chunk[end - 1] == 0x0A
-            and chunk.count(b"\n", at, end) == wanted
+            and count_newlines(chunk[at:end]) == wanted
         )
         return end if holds else None
 

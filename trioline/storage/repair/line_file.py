@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from trioline.newlines import count_newlines, end_of_lines
 from trioline.storage.files import File
 
 _READ_BYTES = 1024 * 1024
@@ -53,25 +54,11 @@ class LineFile:
         return Block(length, count, zlib.crc32(memoryview(self._data)[begin : begin + length]))
 
     def _length_of(self, begin: int, count: int) -> int:
-        """How long the lines are that begin in the data; 0 where they are not all in it.
-
-        Begins at the length of the block before: blocks are alike, and counting is fast.
-        """
+        """How long the lines are that begin in the data; 0 where they are not all in it."""
         data = self._data
         if not 0 <= begin < len(data):
             return 0
-        end = min(len(data), begin + self._guess)
-        end = data.rfind(b"\n", begin, end) + 1 or begin
-        found = data.count(b"\n", begin, end)
-        while found < count:
-            end = data.find(b"\n", end) + 1
-            if not end:
-                return 0
-            found += 1
-        while found > count:
-            end = data.rfind(b"\n", begin, end - 1) + 1
-            found -= 1
-        return end - begin
+        return max(0, end_of_lines(data, begin, count, self._guess) - begin)
 
     def _sum_up(self, at: int, count: int) -> Block:
         """The same piece by piece, for lines that may be of any length."""
@@ -127,7 +114,7 @@ class LineFile:
         is_inside = False
         while data := self._file.read(_READ_BYTES, at):
             at += len(data)
-            count += data.count(b"\n")
+            count += count_newlines(data)
             is_inside = not data.endswith(b"\n")
         return count + (self._counts_rest and is_inside)
 
@@ -146,7 +133,7 @@ class LineFile:
 
 def _nth_newline(data: bytes, count: int) -> tuple[int, int]:
     """The byte behind the newline number ``count``, or behind the last; and how many there are."""
-    found = data.count(b"\n")
+    found = count_newlines(data)
     if found <= count:
         return data.rfind(b"\n") + 1, found
     at = 0

@@ -18,6 +18,7 @@ import attrs
 
 from trioline.config import JobSettings, default_rejected
 from trioline.errors import UsageError
+from trioline.newlines import count_newlines
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.checksums import (
     BLOCK_LINES,
@@ -254,7 +255,7 @@ class _Look:
         with contextlib.closing(good_records(self._disk, self._settings)) as records:
             line = next(records, None)
             for first, byte, piece in self._pieces(runs):
-                end = first + piece.count(b"\n")
+                end = first + count_newlines(piece)
                 while line is not None and line.line < end:
                     if line.line >= first:
                         spot = self._spot(piece, first, byte, line.line)
@@ -268,7 +269,7 @@ class _Look:
             first, byte = run.first, run.offset
             for piece in self._lines.pieces(byte, byte + run.length):
                 yield first, byte, piece
-                first += piece.count(b"\n")
+                first += count_newlines(piece)
                 byte += len(piece)
 
     def _spot(self, piece: bytes, first: int, byte: int, line: int) -> Spot:

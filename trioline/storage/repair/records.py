@@ -22,6 +22,7 @@ from itertools import pairwise
 import attrs
 
 from trioline.config import JobSettings, behind_links
+from trioline.newlines import count_newlines
 from trioline.storage.files import Disk
 from trioline.storage.new_file import NewFile
 from trioline.storage.rejected import encode_record
@@ -218,7 +219,7 @@ def placeholders(disk: Disk, settings: JobSettings, runs: Iterable[Run]) -> Gene
 def _placeholders(lines: LineFile, run: Run, placeholder: bytes) -> Iterator[int]:
     first = run.first
     for piece in lines.pieces(run.offset, run.offset + run.length):
-        count = piece.count(b"\n")
+        count = count_newlines(piece)
         if placeholder + b"\n" in piece:
             for number, line in enumerate(piece.split(b"\n")[:count], first):
                 if line == placeholder:

@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from trioline.config import JobSettings
+from trioline.newlines import count_newlines
 from trioline.storage.files import Disk
 from trioline.storage.frames import Frame, Kind, encode, mark_of
 from trioline.storage.new_file import NewFile
@@ -90,7 +91,7 @@ class Rescue:
         for run in runs:
             first = run.first
             for piece in lines.pieces(run.offset, run.offset + run.length):
-                count = piece.count(b"\n")
+                count = count_newlines(piece)
                 if not self._held.has_all(first, first + count):
                     yield from self._split(first, count, piece, finder)
                 first += count

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from trioline.newlines import count_newlines
+
 READ_BYTES = 256 * 1024
 
 Read = Callable[[int, int], bytes]
@@ -51,7 +53,7 @@ def pieces(read: Read, end: int, *, max_held_bytes: int) -> Iterator[Piece]:
         cut = (data.find(b"\n") if is_part else data.rfind(b"\n")) + 1
         while cut:
             whole = b"".join([*held, data[:cut]])
-            piece = Piece(line, begin, whole, 1 if is_part else whole.count(b"\n"), is_part)
+            piece = Piece(line, begin, whole, 1 if is_part else count_newlines(whole), is_part)
             yield piece
             line += piece.count
             begin += len(whole)
