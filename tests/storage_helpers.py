@@ -208,6 +208,13 @@ class CrashFiles:
         self._fail("fstat", path)
         return _stat_of(inode)
 
+    def size(self, fd: int) -> int:
+        return self.fstat(fd).size
+
+    def identity(self, path: str) -> tuple[int, int]:
+        found = self.stat(Path(path))
+        return found.device, found.inode
+
     def stat(self, path: Path) -> Stat:
         self._fail("stat", path)
         here = self._folders.get(str(path))

@@ -122,9 +122,17 @@ class CountingFiles(OsFiles):
         self.counts["stat"] += 1
         return super().fstat(fd)
 
+    def size(self, fd: int) -> int:
+        self.counts["stat"] += 1
+        return super().size(fd)
+
     def stat(self, path: Path) -> Stat:
         self.counts["stat"] += 1
         return super().stat(path)
+
+    def identity(self, path: str) -> tuple[int, int]:
+        self.counts["stat"] += 1
+        return super().identity(path)
 
 
 class Steps(trio.abc.Instrument):

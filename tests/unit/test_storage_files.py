@@ -102,8 +102,10 @@ def test_the_real_calls_do_what_the_double_does(tmp_path: Path) -> None:
             file.cut(5)
             assert file.read(9, 0) == b"hey\0\0"
             file.cut(1)
-            assert file.stat().size == 1
+            assert file.size() == file.stat().size == 1
+            assert disk.identity(str(other)) == (file.stat().device, file.stat().inode)
             disk.unlink(other)
+            assert disk.identity(str(other)) is None
             assert not file.is_in_place()
         file.close()
         disk.sync_folder(folder)

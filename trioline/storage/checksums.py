@@ -218,7 +218,7 @@ class Table:
     @property
     def size(self) -> int:
         """How long the file is, in bytes."""
-        return self._file.stat().size
+        return self._file.size()
 
     def write(self, first: int, inputs: array[int], outputs: array[int]) -> None:
         """Write entries.

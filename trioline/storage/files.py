@@ -90,6 +90,15 @@ class Disk:
         """Whether this process may write there."""
         return attempt("examined", path, lambda: self.files.is_writable(path))
 
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """Device and inode of what is at ``path``; None when there is nothing."""
+        try:
+            return self.files.identity(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _failed("examined", Path(path), error) from error
+
     def size(self, path: Path) -> int:
         """How long the file is, in bytes; 0 when there is none."""
         found = self.stat(path)
@@ -208,13 +217,11 @@ class File:
         Raises:
             DiskFull: Some of it may be written: the caller cuts it off.
         """
-        done = self._write_some(data, offset)
-        while done < len(data):
-            done += self._write_some(memoryview(data)[done:], offset + done)
-
-    def _write_some(self, data: bytes | memoryview, offset: int) -> int:
         try:
-            return self._files.pwrite(self._fd, data, offset)
+            done = self._files.pwrite(self._fd, data, offset)
+            while done < len(data):
+                rest = memoryview(data)[done:]
+                done += self._files.pwrite(self._fd, rest, offset + done)
         except OSError as error:
             raise _failed("written", self.path, error, may_be_full=True) from error
 
@@ -259,6 +266,13 @@ class File:
         """Describe the open file."""
         try:
             return self._files.fstat(self._fd)
+        except OSError as error:
+            raise _failed("examined", self.path, error) from error
+
+    def size(self) -> int:
+        """How long the open file is, in bytes."""
+        try:
+            return self._files.size(self._fd)
         except OSError as error:
             raise _failed("examined", self.path, error) from error
 

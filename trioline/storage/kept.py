@@ -98,7 +98,7 @@ def take_out_gaps(disk: Disk, segment: Segment) -> str:
 def _with_lines(frame: Frame, output: File) -> Frame:
     """A frame that tells where lines are, with the lines: it may not go on from what is written."""
     region = Region.unpack(frame.payload)
-    if region.offset + region.length > output.stat().size:
+    if region.offset + region.length > output.size():
         return frame
     data = output.read(region.length, region.offset)
     if zlib.crc32(data) != region.crc:

@@ -112,7 +112,8 @@ class Lock:
         try:
             self._take(path)
             proof = self._owner or self._file
-            self._path, self._identity = proof.path, proof.stat()
+            self._path, found = str(proof.path), proof.stat()
+            self._identity = found.device, found.inode
             self.check()
         except BaseException:
             self.close()
@@ -229,16 +230,16 @@ class Lock:
         Raises:
             StorageError: The lock's file is not where it was.
         """
-        found = self._disk.stat(self._path)
-        if found is None or not found.is_same(self._identity):
-            folder = self._path.parent
+        if self._disk.identity(self._path) != self._identity:
+            path = Path(self._path)
+            folder = path.parent
             if self._disk.stat(folder) is None:
                 raise StorageError(f"{folder} {FOLDER_GONE}", folder)
             raise StorageError(
-                f"{self._path} was moved or removed while the job ran, so that another server may"
+                f"{path} was moved or removed while the job ran, so that another server may"
                 " have taken over: this one ends. Nothing acknowledged is lost. Start the same"
                 " command again when no other is at work.",
-                self._path,
+                path,
             )
 
     def renew(self) -> None:

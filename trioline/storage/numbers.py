@@ -32,7 +32,7 @@ class Numbers:
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._file: File = disk.open(path, os.O_RDONLY)
-        self._count = self._file.stat().size // NUMBER_BYTES
+        self._count = self._file.size() // NUMBER_BYTES
         self._next = 0
         """The place that will be asked for next, if they come in order."""
 

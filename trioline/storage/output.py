@@ -52,7 +52,7 @@ class GrowingFile:
             DiskFull: The file is as before.
             StorageError: Somebody else made it shorter.
         """
-        size = self._file.stat().size
+        size = self._file.size()
         # Before it is written: afterwards the length is right, with zeros where lines were.
         if size < self.length:
             raise self._changed_since(f"it has {size} bytes instead of {self.length}")
@@ -156,7 +156,7 @@ class GrowingFile:
         """
         if not self._file.is_in_place():
             raise self._changed_since("it was moved, replaced or removed")
-        size = self._file.stat().size
+        size = self._file.size()
         if size != self.length:
             raise self._changed_since(f"it has {size} bytes instead of {self.length}")
         begin = self._tail_end - self._tail_bytes
@@ -169,7 +169,7 @@ class GrowingFile:
         Raises:
             StorageError: It is shorter, or its last bytes are others. Nothing was touched.
         """
-        size = self._file.stat().size
+        size = self._file.size()
         if size < self.length:
             raise self._changed(f"it ends at byte {size}, but {self.length} bytes were safe")
         begin = self.length - tail_bytes
@@ -193,7 +193,7 @@ class GrowingFile:
         Raises:
             StorageError: It is longer. Nothing was touched.
         """
-        size = self._file.stat().size
+        size = self._file.size()
         if size > self.length:
             raise self._changed(f"the job ended it at byte {self.length}, it has {size} now")
 

@@ -20,7 +20,7 @@ import attrs
 class Stat:
     """What is known of a file or folder without reading it.
 
-    Not frozen, for that takes twice as long, twice in each commit. Nobody changes one.
+    Nobody changes one: it is not frozen, for that takes twice as long.
     """
 
     size: int
@@ -81,6 +81,12 @@ class Files(Protocol):
 
     def fstat(self, fd: int) -> Stat:
         """Describe an open file."""
+
+    def size(self, fd: int) -> int:
+        """How long an open file is: of ``fstat`` what each commit asks for."""
+
+    def identity(self, path: str) -> tuple[int, int]:
+        """Device and inode of what is at ``path``: of ``stat`` what each commit asks for."""
 
     def stat(self, path: Path) -> Stat:
         """Describe what is at ``path`` now, symbolic links followed."""
@@ -144,6 +150,15 @@ class OsFiles:
     def fstat(self, fd: int) -> Stat:
         """Describe by fstat(2)."""
         return _stat_from(os.fstat(fd))
+
+    def size(self, fd: int) -> int:
+        """Ask fstat(2)."""
+        return os.fstat(fd).st_size
+
+    def identity(self, path: str) -> tuple[int, int]:
+        """Ask stat(2)."""
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
 
     def stat(self, path: Path) -> Stat:
         """Describe by stat(2)."""

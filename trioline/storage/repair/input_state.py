@@ -79,7 +79,7 @@ def _others(disk: Disk, job: Identity, scans: list[Scan]) -> set[int]:
     # From the beginning: where lines were edited, the checkpoint's byte is not their end any more.
     with disk.open(job.settings.input, os.O_RDONLY) as file:
         end = max(known) + 1
-        found = dict(enumerate(islice(sums_from(file.read, file.stat().size, None), end)))
+        found = dict(enumerate(islice(sums_from(file.read, file.size(), None), end)))
     return {number for number, crc in known.items() if found.get(number, 0) != crc}
 
 

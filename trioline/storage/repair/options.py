@@ -289,7 +289,7 @@ def _proved(disk: Disk, settings: JobSettings, file: File, last: Checkpoint | No
             return []
         opened.callback(table.close)
         end = disk.size(path) // ENTRY_BYTES * BLOCK_LINES if last is None else last.line_count
-        size = file.stat().size
+        size = file.size()
         walk = Walk(
             LineFile(file),
             Sums(table, last, end),

@@ -91,7 +91,7 @@ def look_at_output(
                 run = Run(0, proof.line_count, 0, proof.length)
                 runs = [run] if run.count else []
                 return attrs.evolve(none, runs=runs, is_held=is_held, is_table_good=False)
-        size = file.stat().size
+        size = file.size()
         told = Told(disk, scans, job.run.id_bytes, settings.placeholder)
         opened.callback(told.close)
         walk = Walk(

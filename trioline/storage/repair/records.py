@@ -107,7 +107,7 @@ def _records_as_they_lie(disk: Disk, settings: JobSettings) -> Generator[GoodRec
         contextlib.closing(_open_source(disk, settings)) as source,
         disk.open(settings.rejected, os.O_RDONLY) as file,
     ):
-        size = file.stat().size
+        size = file.size()
         for _, offset, line in read_lines(file.read, size):
             end = offset + len(line) + 1
             record = decode_record(line)

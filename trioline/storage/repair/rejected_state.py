@@ -175,7 +175,7 @@ def _survey(disk: Disk, settings: JobSettings, journal: Journal, runs: list[Run]
                 _miss(survey, line, is_in_gap=finder.is_in_gap(line))
     if disk.stat(settings.rejected) is not None:
         with disk.open(settings.rejected, os.O_RDONLY) as file:
-            is_long = file.stat().size >= survey.length
+            is_long = file.size() >= survey.length
             survey.is_in_file = is_long and crc_of(file.read, 0, survey.length) == survey.crc
     return survey
 

@@ -199,7 +199,7 @@ class _Verification:
         path, run = self._subject.input, self._subject.run
         if run is None:
             return
-        size = file.stat().size
+        size = file.size()
         if size < self._last.input_offset:
             return  # that is said
         if size != run.input_bytes:
@@ -358,7 +358,7 @@ class _Verification:
             return None
         file = self._disk.open(path, os.O_RDONLY)
         self._opened.callback(file.close)
-        size = file.stat().size
+        size = file.size()
         if size < length:
             text = f"{path} ends at byte {size:,}; the job has {length:,} bytes in it."
             self._report.add(Finding(path=str(path), byte=size, text=text))
