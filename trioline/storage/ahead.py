@@ -19,19 +19,13 @@ class AheadIndex:
 
     def __init__(self) -> None:
         self._chunks: dict[int, array[int]] = {}
-        self._count = 0
-        self._rejected_count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self.count = 0
+        """How many lines there are."""
+        self.rejected_count = 0
+        """How many of them are rejected ones."""
 
     def __contains__(self, line: object) -> bool:
         return isinstance(line, int) and self.place(line) is not None
-
-    @property
-    def rejected_count(self) -> int:
-        """How many of the lines are rejected ones."""
-        return self._rejected_count
 
     @property
     def end(self) -> int:
@@ -58,8 +52,8 @@ class AheadIndex:
                 chunk[begin:end] = array("Q", [value]) * (end - begin)
             else:
                 chunk[begin:end] = array("Q", [old or value for old in before])
-            self._count += before.count(0)
-            self._rejected_count += before.count(0) if rejected else 0
+            self.count += before.count(0)
+            self.rejected_count += before.count(0) if rejected else 0
 
     def remove(self, first: int, count: int) -> None:
         """Forget lines; those that are not there are well forgotten."""
@@ -98,9 +92,9 @@ class AheadIndex:
         return sum(chunk.itemsize * len(chunk) for chunk in self._chunks.values())
 
     def _uncount(self, values: array[int]) -> None:
-        self._count -= len(values) - values.count(0)
-        if self._rejected_count:
-            self._rejected_count -= sum(value >= _REJECTED for value in values)
+        self.count -= len(values) - values.count(0)
+        if self.rejected_count:
+            self.rejected_count -= sum(value >= _REJECTED for value in values)
 
 
 def _parts(first: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -86,7 +86,7 @@ def hull(parts: list[range]) -> range:
 
 
 def _warning(state: State, doubted: range) -> str:
-    count = state.answers.written_count + len(state.ahead)
+    count = state.answers.written_count + state.ahead.count
     name, more = shlex.quote(str(state.answers.output.path)), ""
     if doubted:
         more = (

@@ -226,7 +226,7 @@ class Job:
             DiskFull: As in ``sync``.
             StorageError: As in ``sync``.
         """
-        assert not len(self._ahead)
+        assert not self._ahead.count
         self._make_whole(input_offset, finished=True)
 
     def _make_whole(self, input_offset: int, *, finished: bool = False) -> None:
@@ -316,14 +316,14 @@ class Job:
 
         Another thread may read these while a commit is under way that is then taken back.
         """
-        answers, journal = self._answers, self._journal
+        answers, journal, ahead = self._answers, self._journal, self._ahead
         self.written_count = answers.written_count
         """Lines whose results are in the output, in order."""
         self.rejected_count = answers.rejected_count
         """Rejected lines among the written ones."""
-        self.ahead_count = len(self._ahead)
+        self.ahead_count = ahead.count
         """Lines that are settled before their turn."""
-        self.rejected_ahead_count = self._ahead.rejected_count
+        self.rejected_ahead_count = ahead.rejected_count
         """Rejected lines among those ahead of their turn."""
         self.output_bytes = answers.output.length
         """How long the output is."""
@@ -365,10 +365,12 @@ class Job:
 
     def _check_new(self, frames: list[Frame]) -> None:
         """Catch a ledger that forgot what it settled, at the cost of two look-ups a frame."""
-        place = self._ahead.place
+        written, ahead_count, place = self.written_count, self.ahead_count, self._ahead.place
         for frame in frames:
-            is_ahead = place(frame.first) is not None or place(frame.end - 1) is not None
-            if is_ahead or frame.first < self.written_count:
+            is_ahead = ahead_count and (
+                place(frame.first) is not None or place(frame.end - 1) is not None
+            )
+            if is_ahead or frame.first < written:
                 raise ValueError(f"line {frame.first} or a later one is settled already")
 
     def _grown_bytes(self) -> int:

@@ -49,6 +49,8 @@ class Merge:
             DiskFull: As in ``apply``.
             StorageError: A frame is not what was written.
         """
+        if not self._ahead.count:
+            return
         while (place := self._ahead.place(self._answers.written_count)) is not None:
             frame = self._journal.read(place)
             if not frame.first <= self._answers.written_count < frame.end:

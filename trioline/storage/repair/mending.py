@@ -99,7 +99,7 @@ def open_once(disk: Disk, plan: Plan) -> tuple[int, int, str | None]:
         Its lines written, those ahead of their turn, and what the user should know besides.
     """
     state = recover(disk, plan.settings, plan.run, config.SEGMENT_BYTES, is_mended=True)
-    found = state.answers.written_count, len(state.ahead), state.warning
+    found = state.answers.written_count, state.ahead.count, state.warning
     for part in (state.source, state.journal, state.checksums, state.answers, state.checkpoints):
         part.close()
     return found
