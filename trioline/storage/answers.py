@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import zlib
 
-import attrs
-
 from trioline.storage.frames import Frame, Kind, Region
 from trioline.storage.output import GrowingFile
 
@@ -17,17 +15,8 @@ _PIECE_BYTES = 1024 * 1024
 """Written at a time: bounds the memory of a long catching up."""
 
 
-@attrs.define
-class Mark:
-    """How far both files reached at one instant. Made in each commit, and never changed."""
-
-    written_count: int
-    rejected_count: int
-    output_bytes: int
-    output_crc: int
-    """Of what the output grew by since a durable point was begun."""
-    rejected_bytes: int
-    rejected_crc: int
+Mark = tuple[int, int, int, int, int, int]
+"""How far both files reached at one instant; for ``Answers`` alone. Made in each commit."""
 
 
 class Answers:
@@ -77,21 +66,28 @@ class Answers:
         if self._gathered_bytes >= _PIECE_BYTES:
             self.flush()
 
-    def take_in_turn(self, frames: list[Frame]) -> Frame:
-        """Write results that are in turn to the output, and make the frame that tells of them.
+    def take_in_turn(self, frames: list[Frame]) -> list[Frame]:
+        """Write the results that ``frames`` begin with, if it is their turn. Nothing is gathered.
+
+        Returns:
+            The frames, with one in place of the written ones that tells where they are.
 
         Raises:
             DiskFull: As in ``take``.
         """
-        if self._gathered_bytes:
-            self.flush()
-        first, offset, crc = self.written_count, self.output.length, 0
+        first, offset = self.written_count, self.output.length
+        count = crc = 0
         for frame in frames:
+            if frame.first != self.written_count or frame.kind is not Kind.RESULTS:
+                break
+            self.output.append(frame.payload)
             crc = zlib.crc32(frame.payload, crc)
-            self.take(frame)
-        self.flush()
-        region = Region(offset, self.output.length - offset, crc)
-        return Frame(Kind.WRITTEN, first, self.written_count - first, region.pack())
+            self.written_count = frame.end
+            count += 1
+        if not count:
+            return frames
+        region = Region.pack(offset, self.output.length - offset, crc)
+        return [Frame(Kind.WRITTEN, first, self.written_count - first, region), *frames[count:]]
 
     def adopt(self, frame: Frame) -> bool:
         """Take lines that a WRITTEN frame found in the output already, if they are still there.
@@ -125,7 +121,7 @@ class Answers:
         """Remember how far both files reach, for ``cut_back``. Nothing may be gathered."""
         assert not self._pieces
         output, rejected = self.output, self.rejected
-        return Mark(
+        return (
             self.written_count,
             self.rejected_count,
             output.length,
@@ -137,14 +133,14 @@ class Answers:
     def cut_back(self, mark: Mark) -> None:
         """Take back all that was taken since ``mark``."""
         self._pieces, self._records, self._gathered_bytes = [], [], 0
+        written, rejected, output_bytes, output_crc, rejected_bytes, rejected_crc = mark
+        self.written_count, self.rejected_count = written, rejected
         for file, length, crc in (
-            (self.output, mark.output_bytes, mark.output_crc),
-            (self.rejected, mark.rejected_bytes, mark.rejected_crc),
+            (self.output, output_bytes, output_crc),
+            (self.rejected, rejected_bytes, rejected_crc),
         ):
             if file.length != length:
                 file.cut_back(length, crc)
-        self.written_count = mark.written_count
-        self.rejected_count = mark.rejected_count
 
     def check(self) -> None:
         """Hold against both files what was written.

@@ -252,7 +252,10 @@ class File:
 
     def sync(self) -> None:
         """Return when data and length are on the disk. Its first error is final: never retried."""
-        attempt("synced", self.path, lambda: self._files.sync(self._fd))
+        try:
+            self._files.sync(self._fd)
+        except OSError as error:
+            raise _failed("synced", self.path, error) from error
 
     def lock(self) -> None:
         """Take the file's lock.

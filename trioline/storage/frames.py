@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import assert_never
 
 import attrs
 
@@ -51,7 +52,7 @@ class Kind(enum.IntEnum):
 _KINDS = frozenset(Kind)
 
 
-@attrs.define
+@attrs.define(init=False)
 class Frame:
     """One decoded frame. Nobody changes one; frozen, it would take four times as long to make."""
 
@@ -59,11 +60,15 @@ class Frame:
     first: int
     count: int
     payload: bytes
+    end: int
+    """The line after the last one."""
 
-    @property
-    def end(self) -> int:
-        """The line after the last one."""
-        return self.first + self.count
+    def __init__(self, kind: Kind, first: int, count: int, payload: bytes) -> None:
+        self.kind = kind
+        self.first = first
+        self.count = count
+        self.payload = payload
+        self.end = first + count
 
     def lines_from(self, line: int) -> bytes:
         """The payload without the lines before ``line``."""
@@ -85,9 +90,8 @@ class Region:
     length: int
     crc: int
 
-    def pack(self) -> bytes:
-        """Encode as a WRITTEN frame's payload."""
-        return _REGION.pack(self.offset, self.length, self.crc)
+    pack = staticmethod(_REGION.pack)
+    """Encode offset, length and crc as a WRITTEN frame's payload."""
 
     @classmethod
     def unpack(cls, payload: bytes) -> Region:
@@ -160,10 +164,11 @@ def frames_from(entries: Iterable[Entry]) -> list[Frame]:
     settling: list[Frame] = []
     tried: list[Frame] = []
     for entry in entries:
-        if isinstance(entry, Tried):
-            tried.append(_tried_frame(entry))
+        frame = _frame(entry)
+        if frame.kind is Kind.TRIED:
+            tried.append(frame)
         else:
-            settling.append(_frame(entry))
+            settling.append(frame)
     if len(settling) == 1:
         return settling + tried
     settling.sort(key=attrgetter("first"))
@@ -177,18 +182,20 @@ def frames_from(entries: Iterable[Entry]) -> list[Frame]:
     return frames + tried
 
 
-def _tried_frame(entry: Tried) -> Frame:
-    if entry.count < 1:
-        raise ValueError(f"what was tried with line {entry.first} names {entry.count} lines")
-    return Frame(Kind.TRIED, entry.first, entry.count, entry.history)
-
-
-def _frame(entry: Results | Rejection) -> Frame:
-    if isinstance(entry, Rejection):
-        _check_lines(entry.line, 1, entry.record)
-        return Frame(Kind.REJECTED, entry.line, 1, entry.record)
-    _check_lines(entry.first, entry.count, entry.data)
-    return Frame(Kind.RESULTS, entry.first, entry.count, entry.data)
+def _frame(entry: Entry) -> Frame:
+    match entry:
+        case Results(first, count, data):
+            _check_lines(first, count, data)
+            return Frame(Kind.RESULTS, first, count, data)
+        case Rejection(line, record):
+            _check_lines(line, 1, record)
+            return Frame(Kind.REJECTED, line, 1, record)
+        case Tried(first, count, history):
+            if count < 1:
+                raise ValueError(f"what was tried with line {first} names {count} lines")
+            return Frame(Kind.TRIED, first, count, history)
+        case _:
+            assert_never(entry)
 
 
 def _check_lines(first: int, count: int, data: bytes) -> None:
@@ -219,14 +226,3 @@ def _joined(run: list[Frame]) -> Frame:
         return run[0]
     payload = b"".join(frame.payload for frame in run)
     return Frame(Kind.RESULTS, run[0].first, run[-1].end - run[0].first, payload)
-
-
-def in_turn(frames: list[Frame], written: int) -> list[Frame]:
-    """The results at the beginning of ``frames`` that go on from line ``written``."""
-    count = 0
-    for frame in frames:
-        if frame.first != written or frame.kind is not Kind.RESULTS:
-            break
-        written = frame.end
-        count += 1
-    return frames[:count]

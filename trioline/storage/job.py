@@ -22,7 +22,7 @@ from trioline.errors import DiskFull, StorageError
 from trioline.storage.claims import claim
 from trioline.storage.entries import Entry, Rejection, Results, Tried
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, Kind, frames_from, in_turn
+from trioline.storage.frames import Frame, Kind, frames_from
 from trioline.storage.journal import taken_over
 from trioline.storage.lock import Lock
 from trioline.storage.merge import Merge
@@ -340,11 +340,9 @@ class Job:
                 self._journal.sync()
             self._check_lock()  # a sync may take long
         else:
-            told_of = in_turn(frames, self.written_count)
-            frames = frames[len(told_of) :]
             # The region before its frame: a frame tells only of what is there.
-            told = [self._answers.take_in_turn(told_of)] if told_of else []
-            places = self._journal.append(told + frames)[len(told) :]
+            frames = self._answers.take_in_turn(frames)
+            places = self._journal.append(frames)
             self._merge.drain()
         for frame, place in zip(frames, places, strict=True):
             self._merge.apply(frame, place)

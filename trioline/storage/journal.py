@@ -20,7 +20,7 @@ import attrs
 from trioline.errors import StorageError
 from trioline.storage.damage import damaged, output_of
 from trioline.storage.files import Disk
-from trioline.storage.frames import Frame, encode, mark_of
+from trioline.storage.frames import HEADER_BYTES, Frame, encode, mark_of
 from trioline.storage.kept import take_out_gaps
 from trioline.storage.segment import Segment, is_segment, number_of, segment_path
 
@@ -89,7 +89,8 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """What the segments take on the disk."""
-        return self._rested_bytes + self.newest_bytes
+        newest = self._newest
+        return self._rested_bytes + (0 if newest is None else newest.length)
 
     @property
     def newest(self) -> int:
@@ -127,12 +128,14 @@ class Journal:
         pieces: list[bytes] = []
         places: list[int] = []
         at = begin = segment.length
+        top = 0
         for frame in frames:
             places.append(segment.number << _OFFSET_BITS | at)
-            header, payload = encode(frame, segment.mark)
-            pieces += (header, payload)
-            at += len(header) + len(payload)
-        segment.append(b"".join(pieces), top=max([frame.end for frame in frames]))
+            pieces += encode(frame, segment.mark)
+            at += HEADER_BYTES + len(frame.payload)
+            if frame.end > top:
+                top = frame.end
+        segment.append(b"".join(pieces), top=top)
         self.appended_bytes += at - begin
         return places
 

@@ -105,7 +105,8 @@ class Segment:
             raise
         self._change_count += 1
         self.length = end
-        self.top = max(self.top, top)
+        if top > self.top:
+            self.top = top
 
     def trim(self) -> None:
         """Let the file end where what counts of it does."""
