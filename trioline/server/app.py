@@ -271,7 +271,7 @@ class Server:
             self._ledger.end_at(source.known_count)
 
     def _is_over(self) -> bool:
-        return self._ledger.is_settled and self._job.written_count == self._ledger.total
+        return self._job.written_count == self._ledger.total and self._ledger.is_settled
 
     def _after_commit(self) -> None:
         self._grants.feed()
@@ -313,7 +313,8 @@ class Server:
         if effects:
             entries = [remember(effect) for effect in effects if isinstance(effect, Tried)]
             rejected = [effect for effect in effects if isinstance(effect, Rejected)]
-            self._writer.submit(Batch(entries, 0, rejected))
+            size_bytes = sum(len(entry.history) for entry in entries)
+            self._writer.submit(Batch(entries, size_bytes, rejected))
         # However many leases it had, it was silent once.
         for holder, one in {one.lease.holder: one for one in reversed(expired)}.items():
             peer = self._peers.holding(holder)

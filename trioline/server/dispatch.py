@@ -298,7 +298,8 @@ class Dispatch:
         rejected: list[Rejected] = []
         for failure in failures:
             if isinstance(failure.effect, Tried):
-                entries.append(remember(failure.effect))
+                entries.append(tried := remember(failure.effect))
+                size_bytes += len(tried.history)
             elif isinstance(failure.effect, Rejected):
                 rejected.append(failure.effect)
         self._writer.submit(Batch(entries, size_bytes, rejected, slot, reply))

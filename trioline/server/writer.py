@@ -17,7 +17,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import assert_never
 
 import attrs
 import trio
@@ -35,7 +34,7 @@ from trioline.ledger import Rejected
 from trioline.server.full_disk import FullDisk, in_thread
 from trioline.server.outbox import Outbox, Slot
 from trioline.server.rejections import rejections
-from trioline.storage.job import Entry, Job, Point, Rejection, Results, Tried
+from trioline.storage.job import Entry, Job, Point
 
 log = logging.getLogger("trioline.server")
 
@@ -53,6 +52,7 @@ class Batch:
 
     entries: Sequence[Entry]
     size_bytes: int
+    """Of what the entries hold, or more."""
     rejected: Sequence[Rejected] = ()
     """Their records are made when their turn comes, a few at a time: they hold the whole lines."""
     slot: Slot | None = None
@@ -147,7 +147,7 @@ class Writer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._remind, name="reminder of durable points")
             while await self._commit_queued():
-                if self._is_point_to_end():
+                if self._under_way is not None and self._is_to_end(self._under_way):
                     if not await self._end_point():
                         break
                 elif self._is_to_finish():
@@ -173,8 +173,8 @@ class Writer:
             return True
         if self._room:
             self._room.unpark_all()  # the next may come meanwhile
-        for entries in self._pieces(batches):
-            if not await self._commit(entries):
+        for entries, size_bytes in self._pieces(batches):
+            if not await self._commit(entries, size_bytes):
                 log.warning("What could not be written was not acknowledged: it is done again.")
                 return False
         self._answer(batches)
@@ -193,23 +193,29 @@ class Writer:
         if self._room:
             self._room.unpark_all()
 
-    def _pieces(self, batches: Sequence[Batch]) -> Iterator[list[Entry]]:
-        """Put together what is committed together: all results, then rejections by their size."""
-        piece = [entry for batch in batches for entry in batch.entries]
+    def _pieces(self, batches: Sequence[Batch]) -> Iterator[tuple[list[Entry], int]]:
+        """Put together what is committed together, with its size: all results, then rejections by
+        their size."""
+        piece: list[Entry] = []
+        rejected: list[Rejected] = []
         size_bytes = 0
-        for rejected in (rejected for batch in batches for rejected in batch.rejected):
-            for rejection in rejections(self.job, rejected):
+        for batch in batches:
+            piece += batch.entries
+            rejected += batch.rejected
+            size_bytes += batch.size_bytes
+        for lines in rejected:
+            for rejection in rejections(self.job, lines):
                 piece.append(rejection)
                 size_bytes += len(rejection.record)
                 if size_bytes >= MAX_RECORDS_BYTES:
-                    yield piece
+                    yield piece, size_bytes
                     piece, size_bytes = [], 0
         if piece:
-            yield piece
+            yield piece, size_bytes
 
-    async def _commit(self, entries: list[Entry]) -> bool:
+    async def _commit(self, entries: list[Entry], size_bytes: int) -> bool:
         """Commit; False where the disk is full and the end has come."""
-        if self._is_done_in_place(entries):
+        if self._is_done_in_place(entries, size_bytes):
             try:
                 self.job.commit(entries)
             except DiskFull:
@@ -220,13 +226,13 @@ class Writer:
         commit = functools.partial(self.job.commit, entries)
         return await self._full_disk.wait_room_for(commit, self._make_room)
 
-    def _is_done_in_place(self, entries: list[Entry]) -> bool:
+    def _is_done_in_place(self, entries: list[Entry], size_bytes: int) -> bool:
         """Whether a commit is done sooner than a thread can be asked to do it."""
         return not (
-            self.is_disk_full
+            self._full_disk.is_found
             or self.job.is_next_commit_synced
-            or sum(map(_size, entries)) > MAX_INLINE_BYTES
-            or self._may_close_gap(entries)
+            or size_bytes > MAX_INLINE_BYTES
+            or (self.job.ahead_count and self._may_close_gap(entries))
         )
 
     def _may_close_gap(self, entries: list[Entry]) -> bool:
@@ -235,7 +241,7 @@ class Writer:
         if job.ahead_count <= MAX_INLINE_AHEAD and job.journal_bytes <= MAX_INLINE_BYTES:
             return False
         turn = job.written_count
-        return bool(job.ahead_count) and any(entry.first == turn for entry in entries)
+        return any(entry.first == turn for entry in entries)
 
     # --- durable points --------------------------------------------------------------------------
 
@@ -268,13 +274,11 @@ class Writer:
         under_way.made.set()
         self._news.unpark()
 
-    def _is_point_to_end(self) -> bool:
+    def _is_to_end(self, under_way: _UnderWay) -> bool:
         """Whether the point under way is made, or commits have to wait for it: what they promise
         for the next one must not pile up behind it."""
-        if self._under_way is None:
-            return False
         is_awaited = self._is_point_due() or self._is_to_finish() or self._closing.is_set()
-        return is_awaited or self._under_way.made.is_set()
+        return is_awaited or under_way.made.is_set()
 
     async def _end_point(self) -> bool:
         """End it; False where the disk is full and the end has come."""
@@ -324,15 +328,3 @@ class Writer:
             if job.unsynced_bytes:
                 await in_thread(functools.partial(job.sync, self._input_offset()))
         return job.journal_bytes < journal_bytes
-
-
-def _size(entry: Entry) -> int:
-    match entry:
-        case Results():
-            return len(entry.data)
-        case Rejection():
-            return len(entry.record)
-        case Tried():
-            return len(entry.history)
-        case _:
-            assert_never(entry)
