@@ -31,9 +31,10 @@ from trioline.config import (
 )
 from trioline.errors import DiskFull
 from trioline.ledger import Rejected
-from trioline.server.full_disk import FullDisk, in_thread
+from trioline.server.full_disk import FullDisk
 from trioline.server.outbox import Outbox, Slot
 from trioline.server.rejections import rejections
+from trioline.server.thread import Thread
 from trioline.storage.job import Entry, Job, Point
 
 log = logging.getLogger("trioline.server")
@@ -98,7 +99,9 @@ class Writer:
         self._is_sync_due = False
         self._under_way: _UnderWay | None = None
         self._closing = trio.Event()
-        self._full_disk = FullDisk(on_change=on_commit, end=self._closing)
+        self._thread = Thread()
+        self._point_thread = Thread()
+        self._full_disk = FullDisk(self._thread, on_change=on_commit, end=self._closing)
 
     @property
     def is_disk_full(self) -> bool:
@@ -141,29 +144,30 @@ class Writer:
         Raises:
             StorageError: A file failed. Nothing of that commit is answered.
 
-        Cancellation: a commit under way is finished, unless it waits for room; what is queued
-        behind it is not done.
+        Cancellation: a commit under way is finished, unless it waits for room, and not answered;
+        what is queued behind it is not done.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._remind, name="reminder of durable points")
-            while await self._commit_queued():
-                if self._under_way is not None and self._is_to_end(self._under_way):
-                    if not await self._end_point():
+        with self._thread, self._point_thread:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._remind, name="reminder of durable points")
+                while await self._commit_queued():
+                    if self._under_way is not None and self._is_to_end(self._under_way):
+                        if not await self._end_point():
+                            break
+                    elif self._is_to_finish():
+                        if not await self._sync(self.job.finish):
+                            break
+                    elif self._is_point_due():
+                        await self._begin_point(nursery)
+                    elif self._queue:
+                        await trio.lowlevel.checkpoint()  # what a commit calls for may come again
+                    elif self._closing.is_set():
                         break
-                elif self._is_to_finish():
-                    if not await self._sync(self.job.finish):
-                        break
-                elif self._is_point_due():
-                    await self._begin_point(nursery)
-                elif self._queue:
-                    await trio.lowlevel.checkpoint()  # what a commit calls for may come again
-                elif self._closing.is_set():
-                    break
-                else:
-                    await self._news.park()
-            nursery.cancel_scope.cancel()
-        if not self.finished.is_set():
-            await self._sync(self.job.sync)
+                    else:
+                        await self._news.park()
+                nursery.cancel_scope.cancel()
+            if not self.finished.is_set():
+                await self._sync(self.job.sync)
         self.ended.set()
 
     async def _commit_queued(self) -> bool:
@@ -263,12 +267,12 @@ class Writer:
         """Begin a durable point; commits go on while the disk takes its time."""
         self._is_sync_due = False
         begin = functools.partial(self.job.begin_point, self._input_offset())
-        self._under_way = under_way = _UnderWay(await in_thread(begin))
+        self._under_way = under_way = _UnderWay(await self._thread.call(begin))
         nursery.start_soon(self._make_point, under_way, name="durable point")
 
     async def _make_point(self, under_way: _UnderWay) -> None:
         try:
-            await in_thread(functools.partial(self.job.make_point, under_way.point))
+            await self._point_thread.call(functools.partial(self.job.make_point, under_way.point))
         except DiskFull:
             under_way.is_full = True
         under_way.made.set()
@@ -324,7 +328,7 @@ class Writer:
             if self._under_way is not None:
                 point = await self._made_point()
                 if point is not None:
-                    await in_thread(functools.partial(job.end_point, point))
+                    await self._thread.call(functools.partial(job.end_point, point))
             if job.unsynced_bytes:
-                await in_thread(functools.partial(job.sync, self._input_offset()))
+                await self._thread.call(functools.partial(job.sync, self._input_offset()))
         return job.journal_bytes < journal_bytes
