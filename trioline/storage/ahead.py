@@ -46,14 +46,17 @@ class AheadIndex:
         """Remember a frame's lines; those that are there already stay where they are."""
         value = place | _REJECTED if rejected else place
         for key, begin, end in _parts(first, first + count):
-            chunk = self._chunks.setdefault(key, array("Q", bytes(8 * _CHUNK_LINES)))
+            chunk = self._chunks.get(key)
+            if chunk is None:
+                chunk = self._chunks[key] = array("Q", bytes(8 * _CHUNK_LINES))
             before = chunk[begin:end]
-            if before.count(0) == end - begin:
+            new_count = before.count(0)
+            if new_count == end - begin:
                 chunk[begin:end] = array("Q", [value]) * (end - begin)
             else:
                 chunk[begin:end] = array("Q", [old or value for old in before])
-            self.count += before.count(0)
-            self.rejected_count += before.count(0) if rejected else 0
+            self.count += new_count
+            self.rejected_count += new_count if rejected else 0
 
     def remove(self, first: int, count: int) -> None:
         """Forget lines; those that are not there are well forgotten."""
@@ -70,7 +73,8 @@ class AheadIndex:
         """
         if not self._chunks:
             return
-        self.remove(written, now_written - written)
+        if self.count:
+            self.remove(written, now_written - written)
         for key in range(written // _CHUNK_LINES, now_written // _CHUNK_LINES):
             self._chunks.pop(key, None)
 

@@ -49,7 +49,7 @@ class Kind(enum.IntEnum):
     """What ``count`` lines of the input were: the crc32 of each block of 64 of them."""
 
 
-_KINDS = frozenset(Kind)
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 @attrs.define(init=False)
@@ -145,9 +145,10 @@ class Header:
         """
         if self.crc != zlib.crc32(payload, zlib.crc32(self.summed)):
             return None
-        if self.kind not in _KINDS:
+        kind = _KINDS.get(self.kind)
+        if kind is None:
             raise UnknownKind(self.kind)
-        return Frame(Kind(self.kind), self.first, self.count, payload)
+        return Frame(kind, self.first, self.count, payload)
 
 
 def frames_from(entries: Iterable[Entry]) -> list[Frame]:
