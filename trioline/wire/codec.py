@@ -55,8 +55,8 @@ _converter = cattrs.Converter()
 _MISSING = re.compile("Object missing required field `(.*)`")
 
 
-def _whole_seconds(seconds: object) -> object:
-    return int(seconds) if isinstance(seconds, float) and seconds.is_integer() else seconds
+def _whole_seconds(seconds: float) -> float:
+    return int(seconds) if seconds % 1 == 0 else seconds
 
 
 def _field_by_field(kind: type) -> Callable[[object], dict[str, object]]:
@@ -75,6 +75,17 @@ _converter.register_unstructure_hook(Snapshot, attrs.asdict)  # nested, and in o
 _converter.register_unstructure_hook_func(
     lambda kind: not attrs.has(kind), identity
 )  # msgspec encodes the rest itself
+
+
+class _Writers(dict[type, Callable[[Any], dict[str, object]]]):
+    """What cattrs made for each class: to ask it each time takes longer than to write a reply."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], dict[str, object]]:
+        writer = self[kind] = _converter.get_unstructure_hook(kind)
+        return writer
+
+
+_writers = _Writers()
 
 
 class _Decoders(dict[type, msgspec.json.Decoder[Any]]):
@@ -135,7 +146,7 @@ def bad_json(error: Exception) -> RemoteProtocolError:
 
 def encode_request(request: Request, body: bytes = b"") -> bytes:
     """Write a request as its line, with the raw result lines of a ``DoneLines`` behind it."""
-    fields = {"op": request.op, **_converter.unstructure(request)}
+    fields = {"op": request.op, **_writers[type(request)](request)}
     return _object(fields) + b"\n" + body
 
 
@@ -148,9 +159,12 @@ def encode_reply(reply: object, ref: Ref = None, lines: Sequence[bytes] = ()) ->
         lines: Raw lines, without their newlines: joined here once, as each copy of a large batch
             takes as long as all else about it.
     """
-    fields = {"ok": not isinstance(reply, Refusal), **_converter.unstructure(reply)}
+    kind = type(reply)
+    fields = {"ok": kind is not Refusal, **_writers[kind](reply)}
     if ref is not None:
         fields["ref"] = ref
+    if not lines:
+        return _object(fields) + b"\n"
     return b"\n".join((_object(fields), *lines, b""))
 
 
