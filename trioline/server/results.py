@@ -52,14 +52,16 @@ def check_block(
     if bad is not None:
         raise _bad_result(number_of(lines[bad]), text=text)
 
+    count = len(lines)
+
     def entry(part: range) -> Results:
         if part == lines:
-            return Results(lines.start, len(lines), block)
+            return Results(lines.start, count, block)
         rows = block.split(b"\n")[part.start - lines.start : part.stop - lines.start]
         return Results(part.start, len(part), b"\n".join(rows) + b"\n")
 
     return CheckedResults(
-        runs=(lines,), entry=entry, errors={}, row_count=len(lines), size_bytes=len(block)
+        runs=(lines,), entry=entry, errors={}, row_count=count, size_bytes=len(block)
     )
 
 

@@ -259,6 +259,8 @@ def find_bad_json(block: bytes) -> int | None:
     Returns:
         Its place, from 0; None where all are JSON.
     """
+    if block.find(b"\n") == len(block) - 1:  # one line: its newline is but space to JSON
+        return None if is_json(block) else 0
     for piece, begin in _pieces(block):
         if not _is_plainly_json(piece):
             lines = piece.split(b"\n")
