@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
+from trioline.config import MAX_PLAIN_BYTES
 from trioline.errors import ErrorCode, RemoteProtocolError, RequestRefused
 from trioline.wire import codec, envelope
 from trioline.wire.framing import Framer
@@ -324,6 +326,79 @@ def test_any_fields_are_structured_exactly_or_refused(op: str, fields: dict[str,
         if name not in ("results", "form") and value is not None:
             assert got == value
             assert isinstance(got, bool) == isinstance(value, bool)
+
+
+HEADS = [
+    b'"op":"get"',
+    b'"op":"done","first":7,"count":2',
+    b'"op":"done","first":7,"count":2,"bytes":9',
+    b'"op":"done","results":[{"id":1,"result":2}]',
+]
+"""What makes a message, each alone."""
+MEMBERS = [
+    b'"op":"get"', b'"op":"done"', b'"op":"ping"', b'"op":null', b'"o\\u0070":"get"',
+    b'"op":"g\\u0065t"', b'"max":3', b'"max":0', b'"max":"3"', b'"max":3.0', b'"m\\u0061x":4',
+    b'"wait":1e3', b'"wait":-1', b'"wait":null', b'"form":"lines"', b'"form":"l\\u0069nes"',
+    b'"form":"Lines"', b'"stage":null', b'"stage":"main"', b'"stage":"\xc3\xa4"', b'"stage":"\xff"',
+    b'"stage":"\\ud800"', b'"first":7', b'"first":-1', b'"first":"x"', b'"fir\\u0073t":8',
+    b'"first":null', b'"count":2', b'"count":0', b'"count":-2', b'"count":true', b'"count":2.0',
+    b'"count":"2"', b'"count":null', b'"count":9007199254740992', b'"count":' + b"9" * 5_000,
+    b'"c\\u006funt":1', b'"bytes":9', b'"bytes":null', b'"bytes":-9', b'"bytes":9.5', b'"bytes":{}',
+    b'"bytes":18446744073709551616', b'"results":[]', b'"results":null',
+    b'"results":[{"id":1,"result":"\xff"}]', b'"results":[{}]',
+    b'"results":[{"id":1,"result":"\\ud800"}]', b'"results":[{"id":1,"result":NaN}]',
+    b'"results":[{"id":1,"result":{"a":[1.50]}},{"id":2,"line":"\xc3\xa4"}]', b'"res\\u0075lts":[]',
+    b'"results":[{"id":1,"line":"x","id":2}]', b'"results":[{"id":1,"error":"e","retry":0}]',
+    b'"ref":7', b'"ref":-0', b'"ref":null', b'"ref":"r"', b'"ref":"\xff"', b'"ref":"\xc3\xa4"',
+    b'"ref":"\\ud800"', b'"ref":[1]', b'"ref":{}', b'"r\\u0065f":8', b'"ref": [ ]',
+    b'"ref" : \t1.50', b'"x":NaN', b'"x":01', b'"x":"\xff"', b'"\xff":1', b'"x":"\\udfff"',
+    b'"x":[{"op":"done"}]', b'"x":', b'"x":' + b"[" * 2_000 + b"]" * 2_000, b"7", b"",
+]  # fmt: skip
+"""What else may stand in a message, right or not."""
+LONG = b'"x":' + b" " * MAX_PLAIN_BYTES + b"1"
+
+
+def seen_in(opened: envelope.Envelope) -> tuple[object, ...]:
+    """All that whoever opened a message goes by."""
+    got = attempt(opened.request)
+    if isinstance(got, RemoteProtocolError):
+        request: object = (got.code, got.is_fatal, str(got))
+    else:
+        request = got
+    ref = None if opened.ref is None else bytes(opened.ref)
+    return opened.op, ref, opened.raw_count, opened.bytes_hint, request
+
+
+def assert_read_at_once_as_with_care(line: bytes) -> None:
+    opened = attempt(lambda: envelope.open_envelope(line))
+    expected = attempt(lambda: envelope.open_with_care(line))
+    if isinstance(opened, RemoteProtocolError) or isinstance(expected, RemoteProtocolError):
+        assert (type(opened), str(opened)) == (type(expected), str(expected))
+        return
+    assert seen_in(opened) == seen_in(expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_any_member_is_read_at_once_as_with_care(head: bytes) -> None:
+    for member in [*MEMBERS, LONG]:
+        assert_read_at_once_as_with_care(b"{%b,%b}" % (head, member))
+        assert_read_at_once_as_with_care(b"{%b,%b}" % (member, head))
+
+
+@given(
+    members=st.lists(st.sampled_from(HEADS + MEMBERS), min_size=1, max_size=5),
+    comma=st.sampled_from([b",", b" , ", b"\r,\t"]),
+    flaw=st.none() | st.tuples(st.integers(0, 99), st.sampled_from([b"", b"}", b'"', b"\xff"])),
+)
+@QUICK
+def test_any_message_is_read_at_once_as_with_care(
+    members: list[bytes], comma: bytes, flaw: tuple[int, bytes] | None
+) -> None:
+    line = b"{" + comma.join(members) + b"}"
+    if flaw is not None:
+        at, instead = flaw
+        line = line[:at] + instead + line[at + 1 :]
+    assert_read_at_once_as_with_care(line)
 
 
 @given(line=st.binary(max_size=60) | JSON_LINES)

@@ -548,6 +548,22 @@ def test_how_many_raw_lines_follow(line: bytes, count: int) -> None:
     assert envelope.open_envelope(line).raw_count == count
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"op":"get"}',
+        b'{"op": "get", "max": 100, "wait": 30, "form": "lines", "stage": "main", "ref": 7}',
+        b'{"op":"done","first":7,"count":2,"bytes":9}',
+        b'{"ref": "a", "count": 2, "first": 7, "lease": 3, "op": "done"}',
+        b'{"op": "done", "results": [{"id": 7, "result": {"a": 1}}], "ref": null}',
+    ],
+)
+def test_what_is_common_is_read_at_once(line: bytes) -> None:
+    opened = envelope.open_envelope(line)
+    assert opened.known_request is not None
+    assert opened.request() is opened.known_request
+
+
 @pytest.mark.slow
 def test_sixteen_megabytes_of_nothing_are_refused() -> None:
     nothing = b"{}," * (16 * 1024 * 1024 // 3) + b"{}"

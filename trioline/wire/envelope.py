@@ -1,9 +1,11 @@
-"""Requests as they come in: opened in two steps, so that raw lines and refusals stay in step."""
+"""Requests as they come in: opened in two steps, so that raw lines and refusals stay in step.
+
+Nearly all are ``get`` and ``done``, and right: these are read at once. Whatever else there is goes
+``open_with_care``'s way, which alone refuses; of what is read at once it makes the same.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 
 import attrs
@@ -15,17 +17,22 @@ from trioline.errors import ErrorCode, RemoteProtocolError
 from trioline.wire.codec import BAD_JSON_ERRORS, Ref, open_as, read_as
 from trioline.wire.messages import (
     Bye,
+    Count,
     Done,
     DoneLines,
     Drain,
     Extend,
     Fail,
+    Form,
     Get,
     Hello,
+    Id,
     Note,
     Ping,
     Release,
     Request,
+    Result,
+    Seconds,
     Set,
     Status,
 )
@@ -35,12 +42,6 @@ REQUESTS: dict[str, type[Request]] = {
     for kind in (Hello, Get, Done, Fail, Release, Extend, Note, Status, Set, Drain, Ping, Bye)
 }
 """What each ``op`` is; ``done`` with ``count`` is ``DoneLines`` instead."""
-
-ALIKE = b'{"op":"get"'
-MAX_ALIKE_BYTES = 256
-MAX_ALIKE = 256
-"""The last messages that begin so, and are no longer, are remembered: each ``get`` of a client
-is like the one before."""
 
 _int = msgspec.json.Decoder(int)
 _str = msgspec.json.Decoder(str)
@@ -57,26 +58,49 @@ class _Opening(msgspec.Struct):
     bytes: Raw | UnsetType = UNSET
 
 
+class _Get(msgspec.Struct, tag_field="op", tag=Get.op, gc=False):
+    """All of a ``get``."""
+
+    max: Count = 1
+    wait: Seconds = 0
+    form: Form = Form.ITEMS
+    stage: str | None = None
+    ref: Raw | UnsetType = UNSET
+
+
+class _Done(msgspec.Struct, tag_field="op", tag=Done.op):
+    """All of a ``done`` in either form, or in both."""
+
+    results: list[Result] | UnsetType = UNSET
+    first: Id | UnsetType = UNSET
+    count: Count | UnsetType = UNSET
+    bytes: Id | None = None
+    ref: Raw | UnsetType = UNSET
+
+
+_common = msgspec.json.Decoder(_Get | _Done)
+
+
 @attrs.define
 class Envelope:
-    """A message whose JSON holds, before its fields are looked at. Nobody changes one: it is not
-    frozen, as that takes four times as long, for every message."""
+    """A message whose JSON holds; its fields may not. Nobody changes one: it is not frozen, as
+    that takes four times as long, for every message."""
 
     op: str
     ref: Ref
     """Goes into the reply unchanged."""
     line: bytes
     """All of it."""
-    is_lines: bool = False
-    """A ``done`` in lines form."""
+    known_request: Request | None = None
+    """What ``request`` gives, where it was found at once."""
     raw_count: int = 0
     """How many raw lines follow the message, as far as it can be told; 0 where none do."""
     bytes_hint: int | None = None
     """How long those lines are said to be, with their newlines."""
+    is_lines: bool = False
+    """A ``done`` in lines form."""
     refusal: RemoteProtocolError | None = None
     """Why ``request`` will not have it, whatever the fields."""
-    known_request: Request | None = None
-    """What ``request`` would make of it once more."""
 
     def request(self) -> Request:
         """Check the fields.
@@ -106,20 +130,38 @@ def open_envelope(line: bytes) -> Envelope:
     Raises:
         RemoteProtocolError: With ``BAD_JSON`` where it is not a JSON object in UTF-8.
     """
-    is_alike = len(line) <= MAX_ALIKE_BYTES and line.startswith(ALIKE)
-    return _open_alike(line) if is_alike else _open(line)
+    # In ASCII also what is skipped, or left as it came, is UTF-8.
+    if len(line) <= MAX_PLAIN_BYTES and line.isascii():
+        envelope = _open_common(line)
+        if envelope is not None:
+            return envelope
+    return open_with_care(line)
 
 
-@functools.lru_cache(MAX_ALIKE)
-def _open_alike(line: bytes) -> Envelope:
-    envelope = _open(line)
-    if envelope.refusal is None:
-        with contextlib.suppress(RemoteProtocolError):
-            envelope.known_request = envelope.request()
-    return envelope
+def _open_common(line: bytes) -> Envelope | None:
+    try:
+        seen: _Get | _Done = _common.decode(line)
+    except BAD_JSON_ERRORS:
+        return None
+    ref = None
+    if seen.ref is not UNSET:
+        if not _is_scalar(seen.ref):
+            return None
+        ref = seen.ref
+    if isinstance(seen, _Get):
+        get = Get(max=seen.max, wait=seen.wait, form=seen.form, stage=seen.stage)
+        return Envelope(Get.op, ref, line, get)
+    results, first, count = seen.results, seen.first, seen.count
+    if first is not UNSET and count is not UNSET and results is UNSET:
+        lines = DoneLines(first=first, count=count, bytes=seen.bytes)
+        return Envelope(Done.op, ref, line, lines, count, seen.bytes)
+    if results is not UNSET and first is UNSET and count is UNSET:
+        return Envelope(Done.op, ref, line, Done(results=results))
+    return None  # neither form, or both
 
 
-def _open(line: bytes) -> Envelope:
+def open_with_care(line: bytes) -> Envelope:
+    """Do what ``open_envelope`` does, for any message there may be."""
     try:
         opening = open_as(_Opening, line)
     except RemoteProtocolError:
@@ -129,7 +171,7 @@ def _open(line: bytes) -> Envelope:
         return envelope
     envelope = Envelope(_op_of(opening), None, line)
     # A scalar is not decoded: a number beyond any machine's reach goes back as it came, too.
-    if opening.ref is not UNSET and not bytes(opening.ref).startswith((b"{", b"[")):
+    if opening.ref is not UNSET and _is_scalar(opening.ref):
         envelope.ref = opening.ref
     if envelope.op == "done":
         envelope.is_lines = opening.count is not UNSET or opening.first is not UNSET
@@ -138,6 +180,10 @@ def _open(line: bytes) -> Envelope:
             envelope.bytes_hint = _number(opening.bytes)
     envelope.refusal = _refusal_of(envelope, opening)
     return envelope
+
+
+def _is_scalar(value: Raw) -> bool:
+    return not bytes(value).startswith((b"{", b"["))
 
 
 def _op_of(opening: _Opening) -> str:
