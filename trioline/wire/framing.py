@@ -36,7 +36,8 @@ class Framer:
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
-        self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
+        rest = self._chunk[self._at :]
+        self._chunk = rest + data if rest else data
         self._at = 0
 
     @property
@@ -54,21 +55,23 @@ class Framer:
             RemoteProtocolError: ``BAD_JSON`` as soon as its first byte is not ``{``,
                 ``LINE_TOO_LONG`` as soon as it is over the limit. The framer is of no use then.
         """
-        if self._at >= len(self._chunk):
+        chunk, at = self._chunk, self._at
+        first = chunk[at : at + 1]
+        if not first:
             return None
-        if not self._kept and self._chunk[self._at] != 0x7B:
+        if first != b"{" and not self._kept:
             raise RemoteProtocolError(
                 ErrorCode.BAD_JSON,
                 "A message is one JSON object on one line, so it begins with {; see protocol.md.",
             )
-        end = self._chunk.find(b"\n", self._at)
+        end = chunk.find(b"\n", at)
         if end < 0:
             self._keep()
             # A carriage return at the end may still be followed by its newline.
             if len(self._kept) - self._kept.endswith(b"\r") > self.max_line_bytes:
                 self._too_long()
             return None
-        line = self._take(end).removesuffix(b"\r")
+        line = (self._take(end) if self._kept else chunk[at:end]).removesuffix(b"\r")
         self._at = end + 1
         if len(line) > self.max_line_bytes:
             self._too_long()
@@ -88,19 +91,22 @@ class Framer:
             RemoteProtocolError: ``LINE_TOO_LONG`` for a line, ``TOO_LARGE`` for the block, as soon
                 as it is over its limit. The framer is of no use then.
         """
+        chunk, at, kept_bytes = self._chunk, self._at, len(self._kept)
         wanted = count - self._newlines
-        end = self._hinted_end(wanted, bytes_hint)
-        if end is None:
+        # A single line is found as fast without.
+        end = at if bytes_hint is None or wanted == 1 else at + bytes_hint - kept_bytes
+        is_end = end > at and chunk[end - 1 : end] == b"\n"
+        if not is_end or count_newlines(chunk[at:end]) != wanted:
             found, end = self._skip_lines(wanted)
             if found < wanted:
                 self._keep_lines(found, end)
                 return None
-        if len(self._kept) + end - self._at > self.max_block_bytes:
+        size = kept_bytes + end - at
+        if size > self.max_block_bytes:
             self._block_too_large()
-        self._check_lines(end)
-        block = self._take(end)
-        self._at = end
-        return block
+        if size > self.max_line_bytes:
+            self._check_lines(end)
+        return self._take(end)
 
     def next_bytes(self, count: int) -> bytes | None:
         """Take so many bytes, whatever they are.
@@ -118,21 +124,7 @@ class Framer:
         if end > len(self._chunk):
             self._keep()
             return None
-        block = self._take(end)
-        self._at = end
-        return block
-
-    def _hinted_end(self, wanted: int, bytes_hint: int | None) -> int | None:
-        if bytes_hint is None:
-            return None
-        chunk, at = self._chunk, self._at
-        end = at + bytes_hint - len(self._kept)
-        holds = (
-            at < end <= len(chunk)
-            and chunk[end - 1] == 0x0A
-            and count_newlines(chunk[at:end]) == wanted
-        )
-        return end if holds else None
+        return self._take(end)
 
     def _skip_lines(self, wanted: int) -> tuple[int, int]:
         # Looks no further than it must: many small blocks may stand in one chunk.
@@ -156,6 +148,7 @@ class Framer:
 
     def _take(self, end: int) -> bytes:
         piece = self._chunk[self._at : end]
+        self._at = end
         if not self._kept:
             return piece
         self._kept += piece
