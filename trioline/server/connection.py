@@ -102,17 +102,17 @@ class Connection:
                     self._dispatch.hang_up(self._peer)
                     return
                 self._framer.feed(data)
-                await self._handle_all()
+                while not self._peer.is_leaving and not self._handle_some():
+                    await self._give_way()
                 if self._envelope is not None:
                     acknowledge_now(self._stream.socket)
 
-    async def _handle_all(self) -> None:
-        while not self._peer.is_leaving and not self._handle_some():
-            # Others get their turn, and what stands in the way of the next request may go away.
-            await trio.lowlevel.checkpoint()
-            while not (self._outbox.has_room and self._writer.has_room):
-                await self._outbox.wait_room()
-                await self._writer.wait_room()
+    async def _give_way(self) -> None:
+        """Let others have their turn, until nothing stands in the way of the next request."""
+        await trio.lowlevel.checkpoint()
+        while not (self._outbox.has_room and self._writer.has_room):
+            await self._outbox.wait_room()
+            await self._writer.wait_room()
 
     def _handle_some(self) -> bool:
         """Handle requests and send what can be answered at once; True where no more are here."""
@@ -132,8 +132,12 @@ class Connection:
         """Handle one request; False where no whole one is here."""
         envelope, block = self._envelope, None
         try:
-            envelope = envelope or self._next_envelope()
-            if envelope is not None and envelope.raw_count and self._peer.is_welcome:
+            if envelope is None:
+                message = self._framer.next_message()
+                if message is None:
+                    return False
+                envelope = open_envelope(message)
+            if envelope.raw_count and self._peer.is_welcome:
                 self._envelope = envelope
                 block = self._next_block(envelope)
                 if block is None:
@@ -141,8 +145,6 @@ class Connection:
         except RemoteProtocolError as error:
             self._refuse(error, None if envelope is None else envelope.ref)
             raise
-        if envelope is None:
-            return False
         self._envelope = None
         self._dispatch.handle(self._peer, envelope, block, self._outbox.reserve())
         if self._owes_hello and self._peer.is_welcome:
@@ -151,10 +153,6 @@ class Connection:
             self._hello_scope.deadline = math.inf
             self._framer.max_line_bytes = self._max_line_bytes
         return True
-
-    def _next_envelope(self) -> Envelope | None:
-        message = self._framer.next_message()
-        return None if message is None else open_envelope(message)
 
     def _next_block(self, envelope: Envelope) -> bytes | None:
         count = envelope.raw_count
