@@ -19,7 +19,7 @@ import attrs
 
 from trioline.client.item import Outcome
 from trioline.errors import ErrorCode
-from trioline.wire.codec import encode_reply, is_json, work_item
+from trioline.wire.codec import encode_reply, is_json, work_items
 from trioline.wire.envelope import open_envelope
 from trioline.wire.framing import Framer
 from trioline.wire.messages import (
@@ -243,7 +243,8 @@ class FakeServer:
         self.holder.update(dict.fromkeys(numbers, session))
         attempt = self.attempts[first] + 1
         if request.form is Form.ITEMS:
-            items = [work_item(n, self.lines[n], attempt, text=False) for n in numbers]
+            lines = [self.lines[number] for number in numbers]
+            items = work_items(numbers, lines, attempt, text=False)
             work = Work(lease=self._leases, lease_timeout=self.lease_timeout, items=items)
             return work, b""
         block = b"".join(self.lines[number] + b"\n" for number in numbers)

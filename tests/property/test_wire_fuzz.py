@@ -427,13 +427,14 @@ def test_any_scalar_ref_goes_back_as_it_came(ref: object) -> None:
 @given(line=st.binary(max_size=40) | RAW_LINES, text=st.booleans())
 @QUICK
 def test_an_item_gives_any_line_back(line: bytes, text: bool) -> None:
-    assert codec.item_bytes(codec.work_item(7, line, 1, text=text)) == line
+    (item,) = codec.work_items([7], [line], 1, text=text)
+    assert codec.item_bytes(item) == line
 
 
 @given(line=RAW_LINES, text=st.booleans())
 @QUICK
 def test_a_line_survives_the_wire(line: bytes, text: bool) -> None:
-    item = codec.work_item(7, line, 1, text=text)
+    (item,) = codec.work_items([7], [line], 1, text=text)
     sent = codec.encode_reply(Work(lease=1, lease_timeout=1.0, items=[item]))
     assert sent.find(b"\n") == len(sent) - 1
     if item.data is not UNSET:

@@ -284,12 +284,14 @@ def test_a_payload_keeps_its_bytes(payload: bytes) -> None:
     "line", [b"", b'{"a": 1}', b"NaN", b"plain", "ä".encode(), b"\xff\x00", b'"\\ud800"', b" 1 "]
 )
 def test_an_item_gives_its_line_back(line: bytes, text: bool) -> None:
-    assert codec.item_bytes(codec.work_item(7, line, 1, text=text)) == line
+    (item,) = codec.work_items([7], [line], 1, text=text)
+    assert codec.item_bytes(item) == line
 
 
 def test_an_item_is_data_text_or_base64() -> None:
     def keys(line: bytes, *, text: bool = False) -> set[str]:
-        work = Work(lease=1, lease_timeout=1.0, items=[codec.work_item(7, line, 2, text=text)])
+        items = codec.work_items([7], [line], 2, text=text)
+        work = Work(lease=1, lease_timeout=1.0, items=items)
         return set(json.loads(codec.encode_reply(work))["items"][0]) - {"id", "attempt"}
 
     assert keys(b'{"a":1}') == {"data"}

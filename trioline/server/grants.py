@@ -24,7 +24,7 @@ from trioline.server.results import NumberOf
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
 from trioline.storage.source import InputLineTooLong
-from trioline.wire.codec import Ref, encode_refusal, encode_reply, work_item
+from trioline.wire.codec import Ref, encode_refusal, encode_reply, work_items
 from trioline.wire.messages import Complete, Form, Get, Retry, Work, WorkLines
 
 STAGE = "main"
@@ -296,10 +296,7 @@ def _items_reply(
     lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf, *, text: bool
 ) -> bytes:
     attempt = lease.attempt
-    items = [
-        work_item(number_of(place), line, attempt, text=text)
-        for place, line in zip(sorted(lease.lines), lines, strict=True)
-    ]
+    items = work_items(map(number_of, sorted(lease.lines)), lines, attempt, text=text)
     return encode_reply(
         Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items), ref
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -298,10 +298,19 @@ def _is_plainly_json(piece: bytes) -> bool:
     return b"\n".join(values) == piece
 
 
-def work_item(line_number: int, line: bytes, attempt: int, *, text: bool) -> WorkItem:
-    """Make the row for an input line: ``data`` for JSON, else ``line``, else ``base64``."""
-    if not text and is_json(line):
-        return WorkItem(line_number, data=Raw(line), attempt=attempt)
+def work_items(
+    numbers: Iterable[int], lines: Iterable[bytes], attempt: int, *, text: bool
+) -> list[WorkItem]:
+    """Make the rows for input lines: ``data`` for JSON, else ``line``, else ``base64``."""
+    return [
+        WorkItem(number, data=Raw(line), attempt=attempt)
+        if not text and is_json(line)
+        else _text_item(number, line, attempt)
+        for number, line in zip(numbers, lines, strict=True)
+    ]
+
+
+def _text_item(line_number: int, line: bytes, attempt: int) -> WorkItem:
     try:
         return WorkItem(line_number, line=line.decode(), attempt=attempt)
     except UnicodeDecodeError:
