@@ -145,9 +145,17 @@ def bad_json(error: Exception) -> RemoteProtocolError:
 
 
 def encode_request(request: Request, body: bytes = b"") -> bytes:
-    """Write a request as its line, with the raw result lines of a ``DoneLines`` behind it."""
+    """Write a request as its line, with the raw result lines of a ``DoneLines`` behind it.
+
+    Raises:
+        LocalProtocolError: JSON has nothing for what is in it.
+    """
     fields = {"op": request.op, **_writers[type(request)](request)}
-    return _object(fields) + b"\n" + body
+    try:
+        line = _encoder.encode(fields)
+    except (TypeError, ValueError) as error:  # lone surrogates, foreign objects
+        raise LocalProtocolError(f"This cannot be sent as JSON: {error}.") from error
+    return line + b"\n" + body
 
 
 def encode_reply(reply: object, ref: Ref = None, lines: Sequence[bytes] = ()) -> bytes:
@@ -163,21 +171,13 @@ def encode_reply(reply: object, ref: Ref = None, lines: Sequence[bytes] = ()) ->
     fields = {"ok": kind is not Refusal, **_writers[kind](reply)}
     if ref is not None:
         fields["ref"] = ref
-    if not lines:
-        return _object(fields) + b"\n"
-    return b"\n".join((_object(fields), *lines, b""))
+    line = _encoder.encode(fields)
+    return b"\n".join((line, *lines, b"")) if lines else line + b"\n"
 
 
 def encode_refusal(error: RemoteProtocolError, ref: Ref = None) -> bytes:
     """Write the reply to a request that was not carried out."""
     return encode_reply(Refusal(error=error.code, message=str(error)), ref)
-
-
-def _object(fields: dict[str, object]) -> bytes:
-    try:
-        return _encoder.encode(fields)
-    except (TypeError, ValueError) as error:  # lone surrogates, foreign objects
-        raise LocalProtocolError(f"This cannot be sent as JSON: {error}.") from error
 
 
 class _Opening(msgspec.Struct):
