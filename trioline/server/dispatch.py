@@ -207,7 +207,7 @@ class Dispatch:
                 ErrorCode.TOO_LARGE, f"One done takes at most {MAX_RESULTS} results."
             )
         if request.results:
-            self._check_given_out(max(row.id for row in request.results))
+            self._check_given_out(max([row.id for row in request.results]))
         results = check_rows(request.results, self._job.number_of, text=self._job.settings.text)
         self._settle(peer, results, ref, slot)
 
