@@ -35,10 +35,9 @@ class Deadlines(Generic[T]):
         if item in self._seconds:
             self.stop(item)
         self._seconds[item] = seconds
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = OrderedDict()
-        queue[item] = now + seconds
+        if seconds not in self._queues:
+            self._queues[seconds] = OrderedDict()
+        self._queues[seconds][item] = now + seconds
 
     def stop(self, item: T) -> None:
         """Take an item out; nothing happens where it is not there."""

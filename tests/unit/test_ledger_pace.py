@@ -5,15 +5,33 @@ from __future__ import annotations
 import pytest
 from ledger_helpers import ANNA, BERT, make, take
 
+from trioline.ledger import FRESH, Lease, LeaseId
 from trioline.ledger.pace import MIN_LEASES, RECENT_LEASES, Pace
+
+
+def answer(pace: Pace, first: float, whole: float, count: int = 1) -> None:
+    """Note a lease whose first line came after some time, and its last one after ``whole``."""
+    lines = range(count)
+    lease = Lease(
+        number=LeaseId(1),
+        holder=ANNA,
+        lines=lines,
+        count=count,
+        history=FRESH,
+        granted_at=0,
+        timeout_seconds=60,
+    )
+    for now, part in ((first, lines[:1]), (whole, lines[1:])):
+        if part:
+            lease.remove(part)
+            pace.answered(now, lease, len(part))
 
 
 def paced(first: float, whole: float, times: int = MIN_LEASES, count: int = 1) -> Pace:
     """Make a pace of leases that all took the same."""
     pace = Pace()
     for _ in range(times):
-        pace.first_came(first, 1)
-        pace.all_came(whole, count)
+        answer(pace, first, whole, count)
     return pace
 
 
@@ -45,8 +63,7 @@ def test_lines_that_take_no_time_always_fit() -> None:
 def test_the_share_says_how_many_of_them_are_quicker() -> None:
     pace = Pace()
     for seconds in range(1, 101):
-        pace.first_came(0, 1)
-        pace.all_came(seconds, 1)
+        answer(pace, 0, 2 * seconds, count=2)
     assert pace.needed_seconds(1, 0.5) == 50
     assert pace.needed_seconds(1, 0.95) == 95
     assert pace.needed_seconds(1, 1.0) == 100
@@ -55,8 +72,7 @@ def test_the_share_says_how_many_of_them_are_quicker() -> None:
 def test_old_times_are_forgotten() -> None:
     pace = paced(100, 100, times=RECENT_LEASES)
     for _ in range(RECENT_LEASES):
-        pace.first_came(1, 1)
-        pace.all_came(1, 1)
+        answer(pace, 1, 1)
     assert pace.needed_seconds(1, 1.0) == 1
 
 

@@ -194,7 +194,8 @@ class Ledger:
             tried: Lines that are not settled and have a history, in order.
         """
         for lines in ahead:
-            self._table.settle(range(max(lines.start, self.base), lines.stop))
+            if lines.stop > self.base:
+                self._table.settle(range(max(lines.start, self.base), lines.stop))
         for one in tried:
             self._backlog.push_unsettled(range(self._frontier, one.lines.start), FRESH)
             self._backlog.push_unsettled(one.lines, one.history)
@@ -281,22 +282,11 @@ class Ledger:
         """
         new = tuple(self._table.unsettled_runs(lines.start, lines.stop))
         for run in new:
-            self._remove_from_leases(now, run, holder)  # first: settling may forget their owners
+            # First, as settling may forget their owners.
+            for lease, count in self._leases.settle(run, holder):
+                self.pace.answered(now, lease, count)
             self._table.settle(run)
         return new
-
-    def _remove_from_leases(self, now: float, run: range, holder: HolderId) -> None:
-        line, stop = run.start, run.stop
-        while line < stop:
-            lease = self._leases.of(line)
-            if lease is None:
-                line += 1
-                continue
-            part = lease.run_from(line, stop)
-            self._leases.settle(lease, part, holder)
-            if lease.holder == holder:
-                self.pace.answered(now, lease, len(part))
-            line = part.stop
 
     # --- coming back -----------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class Leases:
 
     def __init__(self, table: LineTable) -> None:
         self._table = table
-        self._originals: dict[LeaseId, Lease] = {}
+        self._originals: dict[int, Lease] = {}  # by number
         self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
         self._probation: set[LeaseId] = set()
         self._lost: dict[HolderId, list[range]] = {}
@@ -65,7 +65,7 @@ class Leases:
 
     def held_count(self, holder: HolderId) -> int:
         """How many these are."""
-        return len(self._held.get(holder, ()))
+        return len(self._held[holder]) if holder in self._held else 0
 
     def lines_held(self, holder: HolderId) -> int:
         """How many lines a holder has, those of copies among them."""
@@ -84,7 +84,7 @@ class Leases:
 
     def of(self, line: int) -> Lease | None:
         """The original that a line is leased with."""
-        lease = self._originals.get(LeaseId(self._table.owner(line)))
+        lease = self._originals.get(self._table.owner(line))
         return lease if lease is not None and line in lease.lines else None
 
     def of_holder(self, line: int, holder: HolderId) -> Lease | None:
@@ -103,10 +103,11 @@ class Leases:
 
     def add(self, now: float, holder: HolderId, offer: Offer, count: int, seconds: float) -> Lease:
         """Make a lease of the first lines of an offer; a copy where that names an original."""
+        number, lines = LeaseId(next(self._numbers)), range(offer.first, offer.first + count)
         lease = Lease(
-            number=LeaseId(next(self._numbers)),
+            number=number,
             holder=holder,
-            lines=range(offer.first, offer.first + count),
+            lines=lines,
             count=count,
             history=offer.history,
             granted_at=now,
@@ -114,11 +115,13 @@ class Leases:
             original=offer.original,
         )
         if offer.original is None:
-            self._own(lease)
+            self._originals[number] = lease
+            self._table.set_owner(lines, number)
         else:
             offer.original.copies += (lease,)
-        self._held.setdefault(holder, {})[lease.number] = lease
-        self._note_probation(lease)
+        self._held.setdefault(holder, {})[number] = lease
+        if offer.history.max_together is not None:
+            self._probation.add(number)
         self.deadlines.start(lease, seconds, now)
         return lease
 
@@ -156,8 +159,28 @@ class Leases:
 
     # --- ended -----------------------------------------------------------------------------------
 
-    def settle(self, lease: Lease, lines: range, holder: HolderId) -> None:
-        """Take lines that have their result out of an original and its copies."""
+    def settle(self, lines: range, holder: HolderId) -> list[tuple[Lease, int]]:
+        """Take lines that have their result from ``holder`` out of all leases.
+
+        Returns:
+            The holder's originals among these, and how many lines each of them had.
+        """
+        answered: list[tuple[Lease, int]] = []
+        line = lines.start
+        while line < lines.stop:
+            lease = self.of(line)
+            if lease is None:
+                line += 1
+                continue
+            part = lines if lines == lease.lines else lease.run_from(line, lines.stop)
+            self.settle_in(lease, part, holder)
+            if lease.holder == holder:
+                answered.append((lease, part.stop - part.start))
+            line = part.stop
+        return answered
+
+    def settle_in(self, lease: Lease, lines: range, holder: HolderId) -> None:
+        """Take lines that ``holder`` has settled out of their original and its copies."""
         self._take(lease, lines, told=lease.holder != holder)
         for copy in lease.copies:
             for run in copy.among(lines):
@@ -202,17 +225,11 @@ class Leases:
         _remove_copy(copy.original, copy)
         copy.lost_copies = copy.original.lost_copies
         copy.original, copy.history = None, history
-        self._note_probation(copy)
-        self._own(copy)
-
-    def _note_probation(self, lease: Lease) -> None:
-        if lease.history.max_together is not None:
-            self._probation.add(lease.number)
-
-    def _own(self, lease: Lease) -> None:
-        self._originals[lease.number] = lease
-        for run in runs_of(lease.lines):
-            self._table.set_owner(run, lease.number)
+        if history.max_together is not None:
+            self._probation.add(copy.number)
+        self._originals[copy.number] = copy
+        for run in runs_of(copy.lines):
+            self._table.set_owner(run, copy.number)
 
     def _take(self, lease: Lease, lines: range, *, told: bool = False) -> None:
         lease.remove(lines)
@@ -227,7 +244,8 @@ class Leases:
         else:
             _remove_copy(lease.original, lease)
         self.deadlines.stop(lease)
-        self._probation.discard(lease.number)
+        if self._probation:
+            self._probation.discard(lease.number)
         held = self._held[lease.holder]
         del held[lease.number]
         if not held:

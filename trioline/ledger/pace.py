@@ -22,24 +22,20 @@ class Pace:
     """Recent times, in seconds a line."""
 
     def __init__(self) -> None:
-        self._firsts = _Recent()
-        self._wholes = _Recent()
+        self._firsts: deque[float] = deque(maxlen=RECENT_LEASES)
+        self._wholes: deque[float] = deque(maxlen=RECENT_LEASES)
+        self._sorted: tuple[list[float], list[float]] | None = None  # both, until the next value
 
     def answered(self, now: float, lease: Lease, count: int) -> None:
         """Note that the holder of a lease has answered ``count`` lines, taken out of it by now."""
+        seconds = now - lease.granted_at
         if not lease.answered_count:
-            self.first_came(now - lease.granted_at, count)
+            self._firsts.append(seconds / count)
+            self._sorted = None
         lease.answered_count += count
         if not lease.lines:
-            self.all_came(now - lease.granted_at, lease.answered_count)
-
-    def first_came(self, seconds: float, count: int) -> None:
-        """Note when the first ``count`` lines of a lease came back together."""
-        self._firsts.add(seconds / count)
-
-    def all_came(self, seconds: float, count: int) -> None:
-        """Note when the last of a lease's ``count`` lines came back."""
-        self._wholes.add(seconds / count)
+            self._wholes.append(seconds / lease.answered_count)
+            self._sorted = None
 
     def needed_seconds(self, count: int, share: float) -> float | None:
         """How long a lease of ``count`` lines takes at the most, in ``share`` of all cases.
@@ -47,11 +43,12 @@ class Pace:
         Returns:
             None where too few have been seen.
         """
-        first, whole = self._firsts.quantile(share), self._wholes.quantile(share)
-        if first is None or whole is None:
+        quantiles = self._quantiles(share)
+        if quantiles is None:
             return None
+        first, whole = quantiles
         # Of several lines, not each is a slow one.
-        return max(first, whole + (count - 1) * self._wholes.mean())
+        return max(first, whole + (count - 1) * _mean(self._wholes))
 
     def fitting_count(self, seconds: float, share: float) -> int | None:
         """How many lines can be answered in a time, in ``share`` of all cases.
@@ -59,32 +56,28 @@ class Pace:
         Returns:
             0: not even one. None: nothing is known.
         """
-        first, whole = self._firsts.quantile(share), self._wholes.quantile(share)
-        if first is None or whole is None:
+        quantiles = self._quantiles(share)
+        if quantiles is None:
             return None
+        first, whole = quantiles
         if seconds < max(first, whole):
             return 0
-        usual = self._wholes.mean()
+        usual = _mean(self._wholes)
         return 1 + int(min((seconds - whole) / usual, 1e9)) if usual > 0 else 1_000_000_000
 
-
-class _Recent:
-    """The last values, and what share of them is below what."""
-
-    def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=RECENT_LEASES)
-        self._sorted: list[float] | None = None
-
-    def add(self, value: float) -> None:
-        self._values.append(value)
-        self._sorted = None
-
-    def mean(self) -> float:
-        return sum(self._values) / len(self._values) if self._values else 0.0
-
-    def quantile(self, share: float) -> float | None:
-        if len(self._values) < MIN_LEASES:
+    def _quantiles(self, share: float) -> tuple[float, float] | None:
+        """What ``share`` of the first and of the whole times are at the most."""
+        if min(len(self._firsts), len(self._wholes)) < MIN_LEASES:
             return None
         if self._sorted is None:
-            self._sorted = sorted(self._values)
-        return self._sorted[math.ceil(share * len(self._sorted)) - 1]
+            self._sorted = sorted(self._firsts), sorted(self._wholes)
+        firsts, wholes = self._sorted
+        return _quantile(firsts, share), _quantile(wholes, share)
+
+
+def _mean(values: deque[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[math.ceil(share * len(ordered)) - 1]

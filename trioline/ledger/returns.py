@@ -62,7 +62,7 @@ class Returns:
             return Failure(lease.history.attempts, None)
         verdict = self._budgets.failed(lease.history, error, line, delay_seconds)
         if not retry:
-            self._leases.settle(original or lease, lines, lease.holder)
+            self._leases.settle_in(original or lease, lines, lease.holder)
             return Failure(verdict.history.attempts, self.reject(lines, verdict.history))
         (effect,) = self._end(now, lease, lines, verdict)
         return Failure(verdict.history.attempts, effect)

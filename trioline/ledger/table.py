@@ -7,7 +7,6 @@ read and written at the speed of memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 
 MIN_TRIM = 65_536
 """Places at the front of the owner table that may be unused before it is moved together."""
@@ -35,50 +34,59 @@ class LineTable:
     def first_unsettled_run(self, first: int, stop: int) -> range:
         """Find the first lines without a result from ``first`` to before ``stop``."""
         base, settled = self.base, self._settled
-        first = max(first, base)
+        if first < base:
+            first = base
         if first >= stop:
             return range(first, first)
-        start = settled.find(0, first - base, stop - base)
-        if start < 0:
-            start = max(len(settled), first - base)
-        end = settled.find(1, start, stop - base)
-        return range(base + start, base + end if end >= 0 else max(stop, base + start))
+        start, end = first - base, settled.find(1, first - base, stop - base)
+        if end == start:
+            start = settled.find(0, start, stop - base)
+            if start < 0:  # all that is known of them is settled; the rest is not
+                start = min(len(settled), stop - base)
+            end = settled.find(1, start, stop - base)
+        return range(base + start, stop if end < 0 else base + end)
 
-    def unsettled_runs(self, first: int, stop: int) -> Iterator[range]:
+    def unsettled_runs(self, first: int, stop: int) -> list[range]:
         """Find all lines without a result from ``first`` to before ``stop``."""
+        runs: list[range] = []
         while first < stop:
             run = self.first_unsettled_run(first, stop)
             if not run:
-                return
-            yield run
+                break
+            runs.append(run)
             first = run.stop
+        return runs
 
     def settle(self, run: range) -> None:
         """Mark lines, none of them below ``base``; moves ``base`` where they begin at it."""
-        start, stop = run.start - self.base, run.stop - self.base
-        if stop > len(self._settled):
-            self._settled.extend(bytes(stop - len(self._settled)))
-        self._settled[start:stop] = b"\x01" * (stop - start)
-        if start == 0:
-            self._advance()
+        settled, start, stop = self._settled, run.start - self.base, run.stop - self.base
+        if start > 0:
+            if stop > len(settled):
+                settled.extend(bytes(stop - len(settled)))
+            settled[start:stop] = b"\x01" * (stop - start)
+            return
+        if settled:  # some lines were settled before their turn: perhaps all that come next
+            next_one = settled.find(0, stop)
+            stop = next_one if next_one >= 0 else max(stop, len(settled))
+            del settled[:stop]  # cheap: a bytearray moves its start, not its content
+        self.base += stop
+        if self.base - self._owner_base > MIN_TRIM:
+            self._trim()
 
-    def _advance(self) -> None:
-        done = self._settled.find(0)
-        done = len(self._settled) if done < 0 else done
-        del self._settled[:done]  # cheap: a bytearray moves its start, not its content
-        self.base += done
+    def _trim(self) -> None:
         unused = self.base - self._owner_base
-        if unused > max(MIN_TRIM, len(self._owner) // 2):
+        if unused > len(self._owner) // 2:
             del self._owner[:unused]
             self._owner_base = self.base
 
     def set_owner(self, lines: range, number: int) -> None:
         """Note the lease that lines are given out with."""
-        missing = lines.stop - self._owner_base - len(self._owner)
-        if missing > 0:
-            self._owner.extend(array("q", [0]) * missing)
-        start = lines.start - self._owner_base
-        self._owner[start : start + len(lines)] = array("q", [number]) * len(lines)
+        owner, start = self._owner, lines.start - self._owner_base
+        gap = start - len(owner)
+        if gap > 0:
+            owner.extend(array("q", [0]) * gap)
+        count = lines.stop - lines.start
+        owner[start : start + count] = array("q", [number]) * count  # beyond the end it grows
 
     def owner(self, line: int) -> int:
         """The lease a line was last given out with, over by now or not; 0 where there is none."""
