@@ -134,7 +134,7 @@ class Ledger:
     @property
     def is_settled(self) -> bool:
         """Whether every line of the input is settled."""
-        return self.total is not None and self.base >= self.total
+        return self.total is not None and self._table.base >= self.total
 
     @property
     def ahead_count(self) -> int:
@@ -235,18 +235,17 @@ class Ledger:
         if self._backlog.is_idle:
             return self._offer_fresh(max_count)
         self._backlog.wake(now)
-        fresh = self._offer_fresh(max_count) if fresh_first else None
+        is_full = self._backlog.count >= MAX_WAITING_RANGES
+        fresh = self._offer_fresh(max_count) if fresh_first and not is_full else None
         if fresh is not None:
             return fresh
         queued = self._backlog.offer(now, max_count, holder)
-        if queued is None and self._backlog.is_volunteer(now, holder):
-            return None
-        return queued or self._offer_fresh(max_count)
+        if queued is not None or is_full or self._backlog.is_volunteer(now, holder):
+            return queued
+        return self._offer_fresh(max_count)
 
     def _offer_fresh(self, max_count: int) -> Offer | None:
-        if self._backlog.count >= MAX_WAITING_RANGES:
-            return None
-        stop = self.base + self.window
+        stop = self._table.base + self.window
         if self.total is not None and self.total < stop:
             stop = self.total
         run = self._table.first_unsettled_run(self._frontier, stop)
@@ -264,7 +263,7 @@ class Ledger:
         lines = range(offer.first, offer.first + count)
         if offer.original is not None:
             pass
-        elif lines.start >= self.frontier:
+        elif lines.start >= self._frontier:
             self._frontier = lines.stop
         else:
             self._backlog.take(offer, count)

@@ -43,12 +43,15 @@ class Backlog:
     @property
     def count(self) -> int:
         """How many ranges there are."""
-        return self._plain.count + self._probation.count
+        return len(self._plain) + len(self._probation)
 
     @property
     def is_idle(self) -> bool:
         """Whether there are none, and nobody who waits for some."""
-        return not (self._plain.count or self._probation.count or self._volunteers)
+        plain, probation = self._plain, self._probation
+        return not (
+            plain.ready or plain.delayed or probation.ready or probation.delayed or self._volunteers
+        )
 
     def push(self, lines: range, history: History, ready_at: float | None = None) -> None:
         """Put lines in; they cannot be given out before ``ready_at``, None: at once."""
@@ -86,7 +89,7 @@ class Backlog:
                 return Offer(suspect.first, count, suspect.history)
             if holder is not None and holder not in self._volunteers:
                 active = sum(until > now for until in self._volunteers.values())
-                if active < self._probation.ready_count:
+                if active < len(self._probation.ready):
                     self._volunteers[holder] = now + self._needed_seconds(holder)
         if plain is None or self.is_volunteer(now, holder):
             return None
