@@ -28,6 +28,8 @@ class Peer:
     """It has shown the token, or there is none."""
     name: str | None = None
     """As said in hello."""
+    label: str = attrs.field(init=False)
+    """What it is called: its name, or its address."""
     session: str | None = None
     detach: bool = False
     """Its leases outlive the connection until their timeout."""
@@ -45,10 +47,9 @@ class Peer:
     waiter: Waiter | None = None
     """Its last request, where that is a ``get`` that waits."""
 
-    @property
-    def label(self) -> str:
-        """What it is called: its name, or its address."""
-        return self.name or self.address
+    @label.default
+    def _address_as_label(self) -> str:
+        return self.address
 
     @host.default
     def _host_of_address(self) -> str:
@@ -116,8 +117,8 @@ class Peers:
 
     def introduce(self, peer: Peer, name: str) -> None:
         """Give a connection the name that it said."""
-        peer.name = name
-        self._label(peer.holder, peer.label)
+        peer.name = peer.label = name
+        self._label(peer.holder, name)
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """Let a connection go: its leases wait for it if it can come back, else they fall due."""
@@ -233,9 +234,10 @@ class Peers:
         """
         held = self._held_at_most.get(peer.label)
         # Counting lines takes a look at each lease: mostly it need not be done.
-        if held is None or held > max_held - MAX_BATCH:
-            held = sum(map(self._ledger.holds, self._alike.get(peer.label, ())))
-            self._held_at_most[peer.label] = held
+        if held is not None and held <= max_held - MAX_BATCH:
+            return MAX_BATCH
+        held = sum(map(self._ledger.holds, self._alike.get(peer.label, ())))
+        self._held_at_most[peer.label] = held
         return min(MAX_BATCH, max(0, max_held - held))
 
     def lent(self, peer: Peer, count: int) -> None:
