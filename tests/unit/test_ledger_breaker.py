@@ -29,11 +29,15 @@ def opened() -> Breaker:
     return breaker
 
 
+def is_open(breaker: Breaker) -> bool:
+    return breaker.reason is not None
+
+
 def test_it_opens_at_its_share_of_the_last_lines() -> None:
     breaker = Breaker(Halt(0.5, 10))
-    breaker.succeeded([range(1_000)])
+    breaker.succeeded([range(1_000)], 1_000)
     assert not fail(breaker, *range(4))
-    assert breaker.allowed_count(100) is None
+    assert not is_open(breaker)
     assert fail(breaker, 4)
     assert breaker.reason == "5 of the last 10 lines failed: no"
 
@@ -42,7 +46,7 @@ def test_failures_that_are_long_past_do_not_count() -> None:
     breaker = Breaker(Halt(0.5, 10))
     for start in range(0, 1_000, 10):
         assert not fail(breaker, *range(start, start + 4))
-        breaker.succeeded([range(10)])
+        breaker.succeeded([range(10)], 10)
 
 
 def test_only_a_lines_first_failure_counts() -> None:
@@ -64,28 +68,28 @@ def test_a_success_or_another_error_ends_the_row() -> None:
     for start in range(0, 10 * SAME_ERROR_LINES, SAME_ERROR_LINES):
         assert not fail(breaker, *range(start, start + SAME_ERROR_LINES - 1), error="one")
         if start % (2 * SAME_ERROR_LINES):
-            breaker.succeeded([range(1)])
+            breaker.succeeded([range(1)], 1)
         else:
             assert not fail(breaker, start, error="another")
 
 
 def test_a_canary_goes_each_half_minute() -> None:
     breaker = opened()
-    assert breaker.allowed_count(100 + CANARY_SECONDS - 0.1) == 0
-    assert breaker.allowed_count(100 + CANARY_SECONDS) == 1
-    breaker.gave(100 + CANARY_SECONDS, 50)
-    assert breaker.allowed_count(100 + CANARY_SECONDS) == 0
-    assert breaker.allowed_count(100 + 2 * CANARY_SECONDS) == 1
+    assert not breaker.is_canary_due(100 + CANARY_SECONDS - 0.1)
+    assert breaker.is_canary_due(100 + CANARY_SECONDS)
+    breaker.gave_canary(100 + CANARY_SECONDS, 50)
+    assert not breaker.is_canary_due(100 + CANARY_SECONDS)
+    assert breaker.is_canary_due(100 + 2 * CANARY_SECONDS)
 
 
 def test_any_canary_closes_it_however_long_it_took_and_nothing_else_does() -> None:
     breaker = opened()
     for number in range(1, 5):
-        breaker.gave(100 + number * CANARY_SECONDS, 50 + number)
-    assert not breaker.succeeded([range(50)])
-    assert breaker.allowed_count(100) == 0
-    assert breaker.succeeded([range(51, 52)])
-    assert breaker.allowed_count(100) is None
+        breaker.gave_canary(100 + number * CANARY_SECONDS, 50 + number)
+    assert not breaker.succeeded([range(50)], 50)
+    assert is_open(breaker)
+    assert breaker.succeeded([range(51, 52)], 1)
+    assert not is_open(breaker)
     assert not fail(breaker, *range(60, 64)), "it counts anew"
 
 

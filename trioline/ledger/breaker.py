@@ -44,28 +44,25 @@ class Breaker:
         self._same_lines: set[int] = set()
         self._same_workers: set[str] = set()
 
-    def allowed_count(self, now: float) -> int | None:
-        """How many lines may be given out now; None: as many as are asked for."""
-        if self.reason is None:
-            return None
-        return 1 if now >= self._canary_at else 0
+    def is_canary_due(self, now: float) -> bool:
+        """Whether a line may be given out now, while it is open."""
+        return now >= self._canary_at
 
-    def gave(self, now: float, line: int) -> None:
+    def gave_canary(self, now: float, line: int) -> None:
         """Note that a line was given out while it is open."""
-        if self.reason is not None:
-            self._canaries.add(line)  # each of them counts, however long it takes
-            self._canary_at = now + CANARY_SECONDS
+        self._canaries.add(line)  # each of them counts, however long it takes
+        self._canary_at = now + CANARY_SECONDS
 
-    def succeeded(self, runs: Iterable[range]) -> bool:
-        """Note lines that have their result; True where that closes it."""
-        self._same_lines.clear()
-        self._same_workers.clear()
-        for run in runs:
-            self._seen += len(run)
-            if any(line in run for line in self._canaries):
-                self.close()
-                return True
-        return False
+    def succeeded(self, runs: Iterable[range], count: int) -> bool:
+        """Note ``count`` lines that have their result; True where that closes it."""
+        self._seen += count
+        if self._same_lines:
+            self._same_lines.clear()
+            self._same_workers.clear()
+        if self.reason is None or not any(line in run for run in runs for line in self._canaries):
+            return False
+        self.close()
+        return True
 
     def failed(
         self,

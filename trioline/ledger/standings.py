@@ -29,23 +29,10 @@ MAX_KEPT = 20_000
 @attrs.define(eq=False)
 class _One:
     seen: int = 0
+    recent: int = 0  # of these, as far as they count
     failures: deque[int] = attrs.field(factory=deque)  # each one's place among all seen
     until: float = 0.0
     times: int = 0
-
-    @property
-    def recent(self) -> int:
-        return min(self.seen, RECENT_LINES)
-
-    @property
-    def failed(self) -> int:
-        return len(self.failures)
-
-    def add(self, count: int) -> None:
-        """Count lines; failures that are no longer recent are dropped."""
-        self.seen += count
-        while self.failures and self.failures[0] <= self.seen - RECENT_LINES:
-            self.failures.popleft()
 
 
 class Standings:
@@ -53,7 +40,8 @@ class Standings:
 
     def __init__(self) -> None:
         self._all: dict[str, _One] = {}
-        self._on_trial: set[str] = set()  # set aside, or just come back from that
+        self.on_trial: set[str] = set()
+        """Who is set aside, or came back from that and gets single lines until one succeeds."""
         # Of all of them, in step with each: a look at every one for each failure is too much.
         self._recent = 0
         self._failed = 0
@@ -61,16 +49,12 @@ class Standings:
     def succeeded(self, key: str, count: int) -> None:
         """Note lines that have their result: whoever was set aside has stood its trial."""
         one = self._all.get(key) or self._new(key)
-        if one.seen >= RECENT_LINES and not one.failures and key not in self._on_trial:
-            one.seen += count  # as nearly always: nothing recent changes by that
-            return
-        self._count(one, -1)
-        one.add(count)
-        if key in self._on_trial:
-            self._on_trial.remove(key)
+        self._add(one, count)
+        if key in self.on_trial:
+            self.on_trial.remove(key)
             one.until, one.times = 0.0, 0
+            self._failed -= len(one.failures)
             one.failures.clear()
-        self._count(one, 1)
 
     def failed(self, key: str, now: float, present: Callable[[], Collection[str]]) -> float | None:
         """Note a failed line.
@@ -84,50 +68,50 @@ class Standings:
             For how many seconds it is set aside now; None: it is not.
         """
         one = self._all.get(key) or self._new(key)
-        self._count(one, -1)
-        one.add(1)
+        self._add(one, 1)
         one.failures.append(one.seen)
-        self._count(one, 1)
-        if now < one.until or not (key in self._on_trial or self._is_far_out(one)):
+        self._failed += 1
+        if now < one.until or not (key in self.on_trial or self._is_far_out(one)):
             return None
         if not self._has_others(key, now, present()):
             return None
         seconds = min(FIRST_ASIDE_SECONDS * 2.0**one.times, MAX_ASIDE_SECONDS)
         one.until, one.times = now + seconds, one.times + 1
-        self._on_trial.add(key)
+        self.on_trial.add(key)
         return seconds
 
     def _has_others(self, key: str, now: float, present: Collection[str]) -> bool:
         return any(other != key and not self.aside_seconds(other, now) for other in present)
 
     def _is_far_out(self, one: _One) -> bool:
-        if one.recent < MIN_LINES or one.failed < MIN_SHARE * one.recent:
+        count = len(one.failures)
+        if one.recent < MIN_LINES or count < MIN_SHARE * one.recent:
             return False
-        seen, failed = self._recent - one.recent, self._failed - one.failed
+        seen, failed = self._recent - one.recent, self._failed - count
         # Where nothing is known of the others, nobody stands far out.
-        return seen >= MIN_LINES and one.failed * seen >= FAR_OUT * failed * one.recent
-
-    @property
-    def has_outcasts(self) -> bool:
-        """Whether anybody is set aside or on trial."""
-        return bool(self._on_trial)
+        return seen >= MIN_LINES and count * seen >= FAR_OUT * failed * one.recent
 
     def aside_seconds(self, key: str, now: float) -> float:
         """For how long it is set aside yet; 0: it is not."""
-        return max(0.0, self._all[key].until - now) if key in self._on_trial else 0.0
-
-    def is_on_trial(self, key: str) -> bool:
-        """Whether it gets single lines until one succeeds."""
-        return key in self._on_trial
+        return max(0.0, self._all[key].until - now) if key in self.on_trial else 0.0
 
     def _new(self, key: str) -> _One:
         if len(self._all) >= MAX_KEPT:
             first = next(iter(self._all))
-            self._on_trial.discard(first)
-            self._count(self._all.pop(first), -1)
+            self.on_trial.discard(first)
+            gone = self._all.pop(first)
+            self._recent -= gone.recent
+            self._failed -= len(gone.failures)
         one = self._all[key] = _One()
         return one
 
-    def _count(self, one: _One, sign: int) -> None:
-        self._recent += sign * one.recent
-        self._failed += sign * one.failed
+    def _add(self, one: _One, count: int) -> None:
+        """Count lines; failures that are no longer recent are dropped."""
+        one.seen += count
+        if one.recent < RECENT_LINES:
+            self._recent -= one.recent
+            one.recent = min(one.seen, RECENT_LINES)
+            self._recent += one.recent
+        while one.failures and one.failures[0] <= one.seen - RECENT_LINES:
+            one.failures.popleft()
+            self._failed -= 1

@@ -121,7 +121,8 @@ class Dispatch:
         Raises:
             RemoteProtocolError: The connection is to be closed; its reply is in the slot.
         """
-        self._grants.end_wait(peer)
+        if peer.waiter is not None:
+            self._grants.end_wait(peer)
         try:
             if not peer.is_welcome and envelope.op != Hello.op:
                 raise RemoteProtocolError(
@@ -223,16 +224,22 @@ class Dispatch:
 
     def _settle(self, peer: Peer, results: CheckedResults, ref: Ref, slot: Slot) -> None:
         now = trio.current_time()
-        news = [new for run in results.runs for new in self._ledger.settle(now, peer.holder, run)]
-        entries: list[Entry] = [results.entry(new) for new in news]
-        accepted = sum([len(new) for new in news])
-        peer.done_count += accepted
-        self._health.succeeded(peer, news)
-        failures = [
-            failure
-            for line, error in results.errors.items()
-            if (failure := self._count_failure(peer, line, error.text, retry=error.retry))
-        ]
+        accepted = 0
+        news: list[range] = []
+        entries: list[Entry] = []
+        failures: list[Failure] = []
+        for run in results.runs:
+            for new in self._ledger.settle(now, peer.holder, run):
+                accepted += len(new)
+                news.append(new)
+                entries.append(results.entry(new))
+        if accepted:
+            peer.done_count += accepted
+            self._health.succeeded(peer, news, accepted)
+        for line, error in results.errors.items():
+            failure = self._count_failure(now, peer, line, error.text, retry=error.retry)
+            if failure is not None:
+                failures.append(failure)
         reply = DoneReply(
             accepted=accepted,
             duplicate=results.row_count - accepted - len(failures),
@@ -242,6 +249,7 @@ class Dispatch:
 
     def _fail(self, peer: Peer, request: Fail, ref: Ref, slot: Slot) -> None:
         failure = self._count_failure(
+            trio.current_time(),
             peer,
             request.id,
             request.error[:MAX_TEXT_CHARS],
@@ -263,6 +271,7 @@ class Dispatch:
 
     def _count_failure(
         self,
+        now: float,
         peer: Peer,
         line: int,
         error: str,
@@ -272,7 +281,7 @@ class Dispatch:
         lease_number: int | None = None,
     ) -> Failure | None:
         failure = self._ledger.fail(
-            trio.current_time(),
+            now,
             peer.holder,
             line,
             error,

@@ -203,14 +203,14 @@ class Grants:
             return None
         count = min(waiter.request.max, MAX_BATCH, limit)
         holder = waiter.peer.holder
-        canary = self._breaker.allowed_count(now)
-        if canary is not None:
-            found = self.find_lines(now, holder, canary, fresh_first=True) if canary else None
-            with_copies = False
+        if self._breaker.reason is not None:
+            if not self._breaker.is_canary_due(now):
+                return None
+            found = self.find_lines(now, holder, 1, fresh_first=True)
         else:
             found = self.find_lines(now, holder, count)
-        if found is None and with_copies:
-            found = self._find_copies(now, waiter.peer, count)
+            if found is None and with_copies:
+                found = self._find_copies(now, waiter.peer, count)
         return None if found is None else self._lend(now, waiter, *found)
 
     def _lend(self, now: float, waiter: Waiter, offer: Offer, lines: list[bytes]) -> bytes:
@@ -219,7 +219,8 @@ class Grants:
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
         lease.is_blameless = waiter.peer.has_hung_up
         self._limits.lent(waiter.peer, len(lines))
-        self._breaker.gave(now, offer.first)
+        if self._breaker.reason is not None:
+            self._breaker.gave_canary(now, offer.first)
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
             return _lines_reply(lease, lines, waiter.ref, self._job.number_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import trio
 
@@ -30,14 +30,11 @@ class Health:
         self._workers = Standings()
         self._hosts = Standings()
 
-    def succeeded(self, peer: Peer, runs: Sequence[range]) -> None:
-        """Note lines that have their result."""
-        count = sum([len(run) for run in runs])
-        if not count:
-            return
+    def succeeded(self, peer: Peer, runs: Iterable[range], count: int) -> None:
+        """Note lines that have their result, ``count`` of them: one or more."""
         self._workers.succeeded(peer.label, count)
         self._hosts.succeeded(peer.host, count)
-        if self.breaker.succeeded(runs):
+        if self.breaker.succeeded(runs, count):
             log.warning("A canary line succeeded: the job goes on.")
 
     def failed(self, peer: Peer, line: int, error: str, *, attempt: int, is_final: bool) -> None:
@@ -93,7 +90,7 @@ class Health:
     @property
     def has_outcasts(self) -> bool:
         """Whether anybody is set aside or on trial."""
-        return self._workers.has_outcasts or self._hosts.has_outcasts
+        return bool(self._workers.on_trial or self._hosts.on_trial)
 
     def aside_seconds(self, peer: Peer, now: float) -> float:
         """For how long a peer gets nothing; 0: it may have work."""
@@ -103,7 +100,7 @@ class Health:
 
     def is_on_trial(self, peer: Peer) -> bool:
         """Whether it gets single lines until one succeeds."""
-        return self._workers.is_on_trial(peer.label) or self._hosts.is_on_trial(peer.host)
+        return peer.label in self._workers.on_trial or peer.host in self._hosts.on_trial
 
     def resume(self) -> None:
         """Somebody says that the job should go on."""
