@@ -254,7 +254,7 @@ class Grants:
                 rejected = ledger.reject_unreadable(offer.first, str(too_long))
                 self._writer.submit(Batch((), 0, (rejected,)))
                 return None  # the commit will call for more
-            if source.at_end:
+            if ledger.total is None and source.at_end:
                 ledger.end_at(source.known_count)
             if lines:
                 return offer, lines

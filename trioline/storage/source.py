@@ -51,17 +51,16 @@ class _Block:
     """Some lines in a row, held in memory; or one that is too long to be held."""
 
     first: int
-    count: int
     lines: list[bytes]
     """Empty when its one line is too long."""
+    end: int
+    """The line after the last one."""
     end_offset: int
-    """Where the line after the last one begins."""
+    """Where that begins."""
+    size_bytes: int
+    """Of the lines at the most, a newline each included."""
     longest: int = 0
     """The longest line's bytes, or 0 where none can be over the limit."""
-
-    @property
-    def end(self) -> int:
-        return self.first + self.count
 
 
 class Source:
@@ -89,7 +88,7 @@ class Source:
         self.size_bytes = self.stat.size
         """Fixed when the file was opened."""
         self._index = LineIndex(first, offset)
-        self._forward = _Block(first=first, count=0, lines=[], end_offset=offset)
+        self._forward = _Block(first=first, lines=[], end=first, end_offset=offset, size_bytes=0)
         self._aside = self._forward
         try:
             self._check_begin(offset)
@@ -118,21 +117,22 @@ class Source:
             StorageError: The file cannot be read or has become shorter.
         """
         lines: list[bytes] = []
-        room = max_bytes
-        while len(lines) < count:
-            block = self._block_at(first + len(lines))
+        line, stop, blocks_bytes = first, first + count, 0
+        while line < stop:
+            block = self._block_at(line)
             if block is None:
                 break
-            wanted = self._short_enough(block, first + len(lines), count - len(lines))
-            if not wanted and not lines:
+            lines += self._short_enough(block, line, stop - line)
+            if not lines:
                 raise self._too_long(block, first)
-            size = sum(map(len, wanted)) + len(wanted)
-            if size > room:
-                lines += _fitting(wanted, room, at_least=not lines)
-                break
-            lines += wanted
-            room -= size
-            if first + len(lines) < block.end:
+            blocks_bytes += block.size_bytes
+            # As long as all of their blocks would fit, they need not be measured.
+            if blocks_bytes > max_bytes:
+                fitting = _fitting_count(lines, max_bytes)
+                if fitting < len(lines):
+                    return lines[:fitting]
+            line = first + len(lines)
+            if line < block.end:
                 break
         return lines
 
@@ -184,7 +184,7 @@ class Source:
                 return block
         if line == self._forward.end:
             self._forward = self._load(line, self._forward.end_offset)
-            return self._forward if self._forward.count else None
+            return self._forward if line < self._forward.end else None
         if not self.scan(line + 1):
             return None
         follows = line == self._aside.end
@@ -204,7 +204,14 @@ class Source:
         if is_new:
             self._index.extend(len(lines), end)
         longest = max(map(len, lines)) if len(chunk) > self._max_line_bytes else 0
-        return _Block(first=line, count=len(lines), lines=lines, end_offset=end, longest=longest)
+        return _Block(
+            first=line,
+            lines=lines,
+            end=line + len(lines),
+            end_offset=end,
+            size_bytes=len(chunk) + 1,  # the last line may lack its newline
+            longest=longest,
+        )
 
     def _load_long(self, line: int, offset: int, end: int, *, is_new: bool) -> _Block:
         """Make a block of one line that is longer than a block; it is held only if it may be."""
@@ -212,7 +219,14 @@ class Source:
             self._index.extend(1, end)
         length = end - offset - (self._read(end - 1, 1) == b"\n")
         lines = [self._read(offset, length)] if length <= self._max_line_bytes else []
-        return _Block(first=line, count=1, lines=lines, end_offset=end, longest=length)
+        return _Block(
+            first=line,
+            lines=lines,
+            end=line + 1,
+            end_offset=end,
+            size_bytes=length + 1,
+            longest=length,
+        )
 
     def _short_enough(self, block: _Block, line: int, count: int) -> list[bytes]:
         """Up to ``count`` lines of ``block`` from ``line`` on, up to one that is too long."""
@@ -280,7 +294,7 @@ class Source:
         )
 
 
-def _fitting(lines: list[bytes], room: int, *, at_least: bool) -> list[bytes]:
-    """As many of ``lines`` as fit into ``room`` bytes, newlines included; ``at_least`` one."""
+def _fitting_count(lines: list[bytes], room: int) -> int:
+    """How many of ``lines`` fit into ``room`` bytes, newlines included; at least one."""
     ends = list(accumulate(len(line) + 1 for line in lines))
-    return lines[: max(bisect_right(ends, room), at_least)]
+    return max(bisect_right(ends, room), 1)
