@@ -111,7 +111,7 @@ class Ledger:
         """How long lines take."""
         self.budgets: Final = Budgets(settings)
         self._table = LineTable(base)
-        self._leases = Leases(self._table)
+        self._leases = Leases(self._table, self.pace)
         self.hedging = Hedging(self._leases, self.pace, settings.hedge)
         self._backlog = Backlog(self._table, self._leases, self.pace)
         self._returns = Returns(self._table, self._leases, self._backlog, self.budgets)
@@ -281,9 +281,7 @@ class Ledger:
         """
         new = tuple(self._table.unsettled_runs(lines.start, lines.stop))
         for run in new:
-            # First, as settling may forget their owners.
-            for lease, count in self._leases.settle(run, holder):
-                self.pace.answered(now, lease, count)
+            self._leases.settle(now, run, holder)  # first: the table may forget their owners
             self._table.settle(run)
         return new
 

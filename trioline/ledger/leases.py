@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from trioline.deadlines import Deadlines
+from trioline.ledger.pace import Pace
 from trioline.ledger.rows import (
     History,
     HolderId,
@@ -34,10 +35,12 @@ class Leases:
 
     Args:
         table: Told who owns which line.
+        pace: Told how long it took until a lease was answered.
     """
 
-    def __init__(self, table: LineTable) -> None:
+    def __init__(self, table: LineTable, pace: Pace) -> None:
         self._table = table
+        self._pace = pace
         self._originals: dict[int, Lease] = {}  # by number
         self._held: dict[HolderId, dict[LeaseId, Lease]] = {}
         self._probation: set[LeaseId] = set()
@@ -159,13 +162,8 @@ class Leases:
 
     # --- ended -----------------------------------------------------------------------------------
 
-    def settle(self, lines: range, holder: HolderId) -> list[tuple[Lease, int]]:
-        """Take lines that have their result from ``holder`` out of all leases.
-
-        Returns:
-            The holder's originals among these, and how many lines each of them had.
-        """
-        answered: list[tuple[Lease, int]] = []
+    def settle(self, now: float, lines: range, holder: HolderId) -> None:
+        """Take lines that have their result from ``holder`` out of all leases."""
         line = lines.start
         while line < lines.stop:
             lease = self.of(line)
@@ -175,9 +173,8 @@ class Leases:
             part = lines if lines == lease.lines else lease.run_from(line, lines.stop)
             self.settle_in(lease, part, holder)
             if lease.holder == holder:
-                answered.append((lease, part.stop - part.start))
+                self._pace.answered(now, lease, part.stop - part.start)
             line = part.stop
-        return answered
 
     def settle_in(self, lease: Lease, lines: range, holder: HolderId) -> None:
         """Take lines that ``holder`` has settled out of their original and its copies."""
