@@ -22,26 +22,21 @@ class Deadlines(Generic[T]):
 
     def __init__(self) -> None:
         self._queues: dict[float, OrderedDict[T, float]] = {}
-        self._seconds: OrderedDict[T, float] = OrderedDict()  # in order of starting
-
-    def __contains__(self, item: T) -> bool:
-        return item in self._seconds
-
-    def __len__(self) -> int:
-        return len(self._seconds)
+        self.started: OrderedDict[T, float] = OrderedDict()
+        """All items in the order in which they were started, each with its seconds; to be read."""
 
     def start(self, item: T, seconds: float, now: float) -> None:
         """Let an item fall due ``seconds`` from now, whatever was set for it before."""
-        if item in self._seconds:
+        if item in self.started:
             self.stop(item)
-        self._seconds[item] = seconds
+        self.started[item] = seconds
         if seconds not in self._queues:
             self._queues[seconds] = OrderedDict()
         self._queues[seconds][item] = now + seconds
 
     def stop(self, item: T) -> None:
         """Take an item out; nothing happens where it is not there."""
-        seconds = self._seconds.pop(item, None)
+        seconds = self.started.pop(item, None)
         if seconds is not None:
             queue = self._queues[seconds]
             del queue[item]
@@ -54,7 +49,7 @@ class Deadlines(Generic[T]):
         Raises:
             KeyError: It is not there.
         """
-        return self._queues[self._seconds[item]][item]
+        return self._queues[self.started[item]][item]
 
     def next_due_at(self) -> float | None:
         """When the next item falls due; None where there is none."""
@@ -64,13 +59,9 @@ class Deadlines(Generic[T]):
         """The items that have fallen due by now; they stay in until stopped."""
         return [item for queue in self._queues.values() for item in _due(queue, now)]
 
-    def items(self) -> list[T]:
-        """All items, in the order in which they were started."""
-        return list(self._seconds)
-
     def first(self) -> T | None:
         """The item that was started before all others; None where there is none."""
-        return next(iter(self._seconds)) if self._seconds else None
+        return next(iter(self.started)) if self.started else None
 
     def restart_all(self, now: float) -> None:
         """Give every item its whole duration again."""

@@ -229,10 +229,11 @@ class Dispatch:
         entries: list[Entry] = []
         failures: list[Failure] = []
         for run in results.runs:
-            for new in self._ledger.settle(now, peer.holder, run):
-                accepted += len(new)
-                news.append(new)
-                entries.append(results.entry(new))
+            new = self._ledger.settle(now, peer.holder, run)
+            news += new
+            for part in new:
+                accepted += len(part)
+                entries.append(results.entry(part))
         if accepted:
             peer.done_count += accepted
             self._health.succeeded(peer, news, accepted)
@@ -240,11 +241,9 @@ class Dispatch:
             failure = self._count_failure(now, peer, line, error.text, retry=error.retry)
             if failure is not None:
                 failures.append(failure)
-        reply = DoneReply(
-            accepted=accepted,
-            duplicate=results.row_count - accepted - len(failures),
-            failed=len(failures),
-        )
+        failed = len(failures)
+        duplicate = results.row_count - accepted - failed
+        reply = DoneReply(accepted=accepted, duplicate=duplicate, failed=failed)
         self._submit(entries, results.size_bytes, failures, slot, encode_reply(reply, ref))
 
     def _fail(self, peer: Peer, request: Fail, ref: Ref, slot: Slot) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import trio
@@ -20,7 +21,6 @@ from trioline.ledger.breaker import Breaker
 from trioline.server.limits import Aside, Full, Leave, Limits
 from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Waiter
-from trioline.server.results import NumberOf
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
 from trioline.storage.source import InputLineTooLong
@@ -47,7 +47,7 @@ class Grants:
         limits: Say who may have how much.
         breaker: Says whether anything is given out at all.
         notice: Called with an instant at which something falls due.
-        changed: Where others wait for a change.
+        changed: Where the server waits for a change, once this is stopped.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Grants:
             slot.fill(encode_reply(Complete(), ref))
             return
         # Who waits already comes first: what is there now is nothing for them. Copies are for them.
-        reply = self._reply(waiter, with_copies=not len(self._waiters))
+        reply = self._reply(waiter, with_copies=not self._waiters.started)
         if reply is not None:
             slot.fill(reply)
         elif self._ledger.is_settled:  # only the last commit is missing: complete in a moment
@@ -138,19 +138,21 @@ class Grants:
     def stop(self) -> None:
         """Give nothing out any more, and tell those who wait."""
         self.is_stopped = True
-        for waiter in (*self._waiters.items(), *self._parted.items()):
+        for waiter in (*self._waiters.started, *self._parted.started):
             self._answer(waiter, _retry(waiter))
 
     def complete(self) -> None:
         """Tell those who wait, and all who will ask, that the job is over."""
         self.is_complete = True
-        for waiter in (*self._waiters.items(), *self._parted.items()):
+        for waiter in (*self._waiters.started, *self._parted.started):
             self._answer(waiter, encode_reply(Complete(), waiter.ref))
 
     def feed(self) -> None:
         """Give work to those who wait, as far as there is some; to be called after any change."""
-        if self._changed:
+        if self.is_stopped:
             self._changed.unpark_all()
+        if not (self._waiters.started or self._parted.started):
+            return
         while (waiter := self._waiters.first() or self._parted.first()) is not None:
             reply = self._reply(waiter, with_copies=False)
             if reply is None:
@@ -162,7 +164,7 @@ class Grants:
         now = trio.current_time()
         is_closed = self.is_stopped or self._writer.is_disk_full or self._breaker.reason is not None
         if not is_closed and self._ledger.offer(now, 1) is not None:
-            for waiter in (*self._waiters.items(), *self._parted.items()):
+            for waiter in (*self._waiters.started, *self._parted.started):
                 reply = self._reply(waiter, with_copies=False)
                 if reply is not None:
                     self._answer(waiter, reply)
@@ -170,7 +172,7 @@ class Grants:
     def feed_copies(self) -> None:
         """Give those who still wait second copies of what is late; to be called now and then."""
         fruitless = set[str]()  # names; what two of them cannot get is for nobody
-        for waiter in self._waiters.items()[:MAX_COPIES]:
+        for waiter in list(itertools.islice(self._waiters.started, MAX_COPIES)):
             label = waiter.peer.label
             if label in fruitless:
                 continue
@@ -218,15 +220,20 @@ class Grants:
             lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
         lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
         lease.is_blameless = waiter.peer.has_hung_up
-        self._limits.lent(waiter.peer, len(lines))
+        self._limits.lent(waiter.peer, lease.count)
         if self._breaker.reason is not None:
             self._breaker.gave_canary(now, offer.first)
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
-            return _lines_reply(lease, lines, waiter.ref, self._job.number_of)
-        return _items_reply(
-            lease, lines, waiter.ref, self._job.number_of, text=self._job.settings.text
-        )
+            first = self._job.number_of(offer.first)
+            return encode_reply(_work_lines(lease, first, lines), waiter.ref, lines)
+        numbers = self._numbers(range(offer.first, offer.first + lease.count))
+        work = _work(lease, numbers, lines, text=self._job.settings.text)
+        return encode_reply(work, waiter.ref)
+
+    def _numbers(self, lines: range) -> Iterable[int]:
+        """The lines' numbers on the wire; mostly they are the lines, and nothing is to be done."""
+        return lines if self._job.numbers is None else map(self._job.number_of, lines)
 
     def _find_copies(
         self, now: float, peer: Peer, max_count: int
@@ -281,23 +288,17 @@ def _retry(waiter: Waiter) -> bytes:
     return encode_reply(Retry(retry_in=RETRY_IN_SECONDS), waiter.ref)
 
 
-def _lines_reply(lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf) -> bytes:
-    reply = WorkLines(
+def _work_lines(lease: Lease, first: int, lines: list[bytes]) -> WorkLines:
+    return WorkLines(
         lease=lease.number,
         lease_timeout=lease.timeout_seconds,
-        first=number_of(next(iter(lease.lines))),
-        count=len(lines),
-        bytes=sum(map(len, lines)) + len(lines),
+        first=first,
+        count=lease.count,
+        bytes=sum(map(len, lines)) + lease.count,
         attempt=lease.attempt,
     )
-    return encode_reply(reply, ref, lines)
 
 
-def _items_reply(
-    lease: Lease, lines: list[bytes], ref: Ref, number_of: NumberOf, *, text: bool
-) -> bytes:
-    attempt = lease.attempt
-    items = work_items(map(number_of, sorted(lease.lines)), lines, attempt, text=text)
-    return encode_reply(
-        Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items), ref
-    )
+def _work(lease: Lease, numbers: Iterable[int], lines: list[bytes], *, text: bool) -> Work:
+    items = work_items(numbers, lines, lease.attempt, text=text)
+    return Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items)
