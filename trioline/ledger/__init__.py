@@ -115,7 +115,6 @@ class Ledger:
         self.hedging = Hedging(self._leases, self.pace, settings.hedge)
         self._backlog = Backlog(self._table, self._leases, self.pace)
         self._returns = Returns(self._table, self._leases, self._backlog, self.budgets)
-        self._frontier = base
         self._given_out_before = base + max(settings.window, WINDOW) if is_resumed else base
 
     # --- what is there ---------------------------------------------------------------------------
@@ -128,8 +127,7 @@ class Ledger:
     @property
     def frontier(self) -> int:
         """The first line that was never given out, nor settled before its turn."""
-        frontier, base = self._frontier, self._table.base
-        return max(base, frontier)
+        return self._table.frontier
 
     @property
     def is_settled(self) -> bool:
@@ -197,9 +195,9 @@ class Ledger:
             if lines.stop > self.base:
                 self._table.settle(range(max(lines.start, self.base), lines.stop))
         for one in tried:
-            self._backlog.push_unsettled(range(self._frontier, one.lines.start), FRESH)
+            self._backlog.push_unsettled(range(self.frontier, one.lines.start), FRESH)
             self._backlog.push_unsettled(one.lines, one.history)
-            self._frontier = max(self._frontier, one.lines.stop)
+            self._table.frontier = max(self.frontier, one.lines.stop)
 
     def end_at(self, total: int) -> None:
         """Say how many lines the input has, once its end was seen."""
@@ -248,7 +246,7 @@ class Ledger:
         stop = self._table.base + self.window
         if self.total is not None and self.total < stop:
             stop = self.total
-        run = self._table.first_unsettled_run(self._frontier, stop)
+        run = self._table.first_unsettled_run(self._table.frontier, stop)
         return Offer(run.start, min(max_count, len(run)), FRESH) if run else None
 
     def offer_copy(self, now: float, holder: HolderId, max_count: int) -> Offer | None:
@@ -263,8 +261,8 @@ class Ledger:
         lines = range(offer.first, offer.first + count)
         if offer.original is not None:
             pass
-        elif lines.start >= self._frontier:
-            self._frontier = lines.stop
+        elif lines.start >= self._table.frontier:
+            self._table.frontier = lines.stop
         else:
             self._backlog.take(offer, count)
         if offer.history.max_together is not None:
@@ -320,7 +318,7 @@ class Ledger:
 
     def reject_unreadable(self, line: int, error: str) -> Rejected:
         """Give up a line that is next to be given out but cannot be."""
-        self._frontier = max(self._frontier, line + 1)
+        self._table.frontier = max(self.frontier, line + 1)
         return self._returns.reject(range(line, line + 1), FRESH.failed(error))
 
     def release(self, now: float, holder: HolderId, lines: Iterable[int] | None = None) -> int:

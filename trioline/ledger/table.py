@@ -21,6 +21,8 @@ class LineTable:
 
     def __init__(self, base: int) -> None:
         self.base = base
+        self.frontier = base
+        """The first line that was never given out, nor settled before its turn."""
         self._settled = bytearray()  # place i: line base + i
         self._owner: array[int] = array("q")  # place i: line owner_base + i
         self._owner_base = base
@@ -70,6 +72,8 @@ class LineTable:
             stop = next_one if next_one >= 0 else max(stop, len(settled))
             del settled[:stop]  # cheap: a bytearray moves its start, not its content
         self.base += stop
+        if self.frontier < self.base:
+            self.frontier = self.base
         if self.base - self._owner_base > MIN_TRIM:
             self._trim()
 
