@@ -68,8 +68,9 @@ class Backlog:
 
     def wake(self, now: float) -> None:
         """Let those whose time has come be given out."""
-        self._plain.wake(now)
-        self._probation.wake(now)
+        for queue in (self._plain, self._probation):
+            if queue.delayed:
+                queue.wake(now)
 
     def next_ready_at(self) -> float | None:
         """When the next delayed one's time comes; None where none is delayed."""
@@ -104,16 +105,16 @@ class Backlog:
 
     def is_volunteer(self, now: float, holder: HolderId | None) -> bool:
         """Whether somebody is to get nothing but lines on probation."""
-        return holder is not None and self._volunteers.get(holder, now) > now
+        return holder in self._volunteers and self._volunteers[holder] > now
 
     def excuse(self, holder: HolderId) -> None:
         """Say that a holder got lines on probation, or will not come for them."""
         self._volunteers.pop(holder, None)
 
     def _first(self, queue: Queue) -> Offer | None:
-        while (found := queue.first()) is not None:
-            lines, history = found
-            run = self._table.first_unsettled_run(lines.start, lines.stop)
+        while queue.ready:
+            first, stop, history = queue.ready[0]
+            run = self._table.first_unsettled_run(first, stop)
             if run:
                 return Offer(run.start, len(run), history)
             queue.drop_first()

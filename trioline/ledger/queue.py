@@ -38,13 +38,6 @@ class Queue:
         """When the next delayed one's time comes; None where none is delayed."""
         return self.delayed[0][0] if self.delayed else None
 
-    def first(self) -> tuple[range, History] | None:
-        """The range with the lowest line that can be given out now."""
-        if not self.ready:
-            return None
-        first, stop, history = self.ready[0]
-        return range(first, stop), history
-
     def drop_first(self, before: int | None = None) -> None:
         """Take the first range out, or only its lines below ``before``."""
         _, stop, history = heapq.heappop(self.ready)
