@@ -229,13 +229,16 @@ class Leases:
             self._table.set_owner(run, copy.number)
 
     def _take(self, lease: Lease, lines: range, *, told: bool = False) -> None:
-        lease.remove(lines)
         if told:
             self.tell_lost(lease.holder, lines)
-        if not lease.lines:
-            self._end(lease)
+        if lease.lines != lines:
+            lease.remove(lines)
+            if lease.lines:
+                return
+        self._end(lease)
 
     def _end(self, lease: Lease) -> None:
+        lease.lines = range(0)
         if lease.original is None:
             del self._originals[lease.number]
         else:

@@ -49,7 +49,9 @@ class Standings:
     def succeeded(self, key: str, count: int) -> None:
         """Note lines that have their result: whoever was set aside has stood its trial."""
         one = self._all.get(key) or self._new(key)
-        self._add(one, count)
+        one.seen += count
+        if one.failures or one.recent < RECENT_LINES:
+            self._update(one)
         if key in self.on_trial:
             self.on_trial.remove(key)
             one.until, one.times = 0.0, 0
@@ -68,7 +70,8 @@ class Standings:
             For how many seconds it is set aside now; None: it is not.
         """
         one = self._all.get(key) or self._new(key)
-        self._add(one, 1)
+        one.seen += 1
+        self._update(one)
         one.failures.append(one.seen)
         self._failed += 1
         if now < one.until or not (key in self.on_trial or self._is_far_out(one)):
@@ -105,13 +108,11 @@ class Standings:
         one = self._all[key] = _One()
         return one
 
-    def _add(self, one: _One, count: int) -> None:
-        """Count lines; failures that are no longer recent are dropped."""
-        one.seen += count
-        if one.recent < RECENT_LINES:
-            self._recent -= one.recent
-            one.recent = min(one.seen, RECENT_LINES)
-            self._recent += one.recent
+    def _update(self, one: _One) -> None:
+        """Count its recent lines anew; failures that are no longer recent are dropped."""
+        self._recent -= one.recent
+        one.recent = min(one.seen, RECENT_LINES)
+        self._recent += one.recent
         while one.failures and one.failures[0] <= one.seen - RECENT_LINES:
             one.failures.popleft()
             self._failed -= 1

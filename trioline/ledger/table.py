@@ -50,14 +50,12 @@ class LineTable:
 
     def unsettled_runs(self, first: int, stop: int) -> list[range]:
         """Find all lines without a result from ``first`` to before ``stop``."""
-        runs: list[range] = []
-        while first < stop:
-            run = self.first_unsettled_run(first, stop)
-            if not run:
-                break
+        run = self.first_unsettled_run(first, stop)
+        runs = [run]
+        while run.stop < stop:
+            run = self.first_unsettled_run(run.stop, stop)
             runs.append(run)
-            first = run.stop
-        return runs
+        return runs if run else runs[:-1]
 
     def settle(self, run: range) -> None:
         """Mark lines, none of them below ``base``; moves ``base`` where they begin at it."""
