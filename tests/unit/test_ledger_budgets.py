@@ -212,3 +212,17 @@ def test_the_budgets_are_kept_apart() -> None:
     (rejected,) = expired.effects
     assert isinstance(rejected, Rejected)
     assert rejected.history.errors[-1] == "its workers were lost 3 times"
+
+
+def test_nothing_fresh_is_given_out_while_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trioline.ledger.MAX_WAITING_RANGES", 2)
+    ledger = make()
+    for line in range(2):
+        take(ledger, ANNA)
+        ledger.fail(0, ANNA, line, "no", delay_seconds=5)
+    assert ledger.offer(4, 1) is None
+    assert ledger.offer(4, 1, fresh_first=True) is None
+    assert take(ledger, ANNA, now=5).lines == range(1)
+    offer = ledger.offer(5, 1, fresh_first=True)
+    assert offer is not None
+    assert offer.first == 2

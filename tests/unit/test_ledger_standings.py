@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 import time
 
-from trioline.ledger.standings import MAX_KEPT, MIN_LINES, Standings
+from trioline.ledger.standings import MAX_KEPT, MIN_LINES, RECENT_LINES, Standings
 
 
 def fail(standings: Standings, key: str, *others: str, count: int = 1) -> float | None:
@@ -30,6 +30,13 @@ def test_only_recent_lines_count_of_everyone() -> None:
         standings.succeeded(name, 50)
     assert fail(standings, "w0", *names, count=MIN_LINES - 1) is None
     assert fail(standings, "w0", *names, count=40) is not None
+
+
+def test_failures_that_are_long_past_speak_for_nobody_else() -> None:
+    standings = Standings()
+    fail(standings, "good", "bad", count=RECENT_LINES)
+    standings.succeeded("good", RECENT_LINES)
+    assert fail(standings, "bad", "good", count=MIN_LINES) is not None
 
 
 def test_who_is_forgotten_counts_no_more() -> None:

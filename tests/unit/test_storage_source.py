@@ -122,6 +122,16 @@ def check_read(
         assert source.read(first, count, max_bytes) == expected
 
 
+@pytest.mark.parametrize("data", [b"zero\none", b"zero\none\n"])
+def test_a_read_counts_a_newline_for_each_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(data)
+    source = open_source(path)
+    assert source.read(0, 2, 8) == [b"zero"]
+    assert source.read(0, 2, 9) == [b"zero", b"one"]
+    source.close()
+
+
 @pytest.mark.usefixtures("tiny_blocks")
 def test_begins_at_a_line_in_the_middle(tmp_path: Path) -> None:
     path = tmp_path / "in"

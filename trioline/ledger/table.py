@@ -23,7 +23,7 @@ class LineTable:
         self.base = base
         self.frontier = base
         """The first line that was never given out, nor settled before its turn."""
-        self._settled = bytearray()  # place i: line base + i
+        self._settled = bytearray()  # place i: line base + i; ends with a settled one
         self._owner: array[int] = array("q")  # place i: line owner_base + i
         self._owner_base = base
 
@@ -44,7 +44,7 @@ class LineTable:
         if end == start:
             start = settled.find(0, start, stop - base)
             if start < 0:  # all that is known of them is settled; the rest is not
-                start = min(len(settled), stop - base)
+                start = len(settled)
             end = settled.find(1, start, stop - base)
         return range(base + start, stop if end < 0 else base + end)
 
@@ -58,7 +58,7 @@ class LineTable:
         return runs if run else runs[:-1]
 
     def settle(self, run: range) -> None:
-        """Mark lines, none of them below ``base``; moves ``base`` where they begin at it."""
+        """Mark lines, none of them settled; moves ``base`` where they begin at it."""
         settled, start, stop = self._settled, run.start - self.base, run.stop - self.base
         if start > 0:
             if stop > len(settled):
@@ -67,7 +67,7 @@ class LineTable:
             return
         if settled:  # some lines were settled before their turn: perhaps all that come next
             next_one = settled.find(0, stop)
-            stop = next_one if next_one >= 0 else max(stop, len(settled))
+            stop = next_one if next_one >= 0 else len(settled)
             del settled[:stop]  # cheap: a bytearray moves its start, not its content
         self.base += stop
         if self.frontier < self.base:
