@@ -68,7 +68,7 @@ def run_again(retry: Retry, files: CrashFiles, *, until: int | None = None) -> N
         if place == until:
             break
         if line in FAIL_AGAIN:
-            (text,) = job.source.read(place, 1, 1)
+            (text,) = job.source.read(place, 1, 1).split()
             again = encode_record(line, text, attempts=1, losses=0, errors=["again"])
             job.commit([Rejection(place, again)])
         else:

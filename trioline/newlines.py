@@ -25,6 +25,8 @@ def end_of_lines(data: bytes, begin: int, count: int, guess: int = 0) -> int:
     Returns:
         0 where there are fewer.
     """
+    if count == 1:
+        return data.find(b"\n", begin) + 1
     found = count_newlines(data[begin : begin + guess])
     while found > 2 * count:  # far too long, and the way back goes line by line
         guess //= 2

@@ -23,7 +23,7 @@ from trioline.server.outbox import Slot
 from trioline.server.peers import Peer, Waiter
 from trioline.server.writer import Batch, Writer
 from trioline.storage.job import Job
-from trioline.storage.source import InputLineTooLong
+from trioline.storage.source import InputLineTooLong, Lines
 from trioline.wire.codec import Ref, encode_refusal, encode_reply, work_items
 from trioline.wire.messages import Complete, Form, Get, Retry, Work, WorkLines
 
@@ -215,10 +215,10 @@ class Grants:
                 found = self._find_copies(now, waiter.peer, count)
         return None if found is None else self._lend(now, waiter, *found)
 
-    def _lend(self, now: float, waiter: Waiter, offer: Offer, lines: list[bytes]) -> bytes:
+    def _lend(self, now: float, waiter: Waiter, offer: Offer, lines: Lines) -> bytes:
         if waiter.request.form is Form.LINES and self._job.numbers is not None:
-            lines = lines[: self._job.numbers.run_at(offer.first, len(lines))]
-        lease = self._ledger.lease(now, waiter.peer.holder, offer, len(lines))
+            lines = lines.first(self._job.numbers.run_at(offer.first, lines.count))
+        lease = self._ledger.lease(now, waiter.peer.holder, offer, lines.count)
         lease.is_blameless = waiter.peer.has_hung_up
         self._limits.lent(waiter.peer, lease.count)
         if self._breaker.reason is not None:
@@ -226,7 +226,7 @@ class Grants:
         self._notice(now + lease.timeout_seconds)
         if waiter.request.form is Form.LINES:
             first = self._job.number_of(offer.first)
-            return encode_reply(_work_lines(lease, first, lines), waiter.ref, lines)
+            return encode_reply(_work_lines(lease, first, lines), waiter.ref, lines.data)
         numbers = self._numbers(range(offer.first, offer.first + lease.count))
         work = _work(lease, numbers, lines, text=self._job.settings.text)
         return encode_reply(work, waiter.ref)
@@ -235,9 +235,7 @@ class Grants:
         """The lines' numbers on the wire; mostly they are the lines, and nothing is to be done."""
         return lines if self._job.numbers is None else map(self._job.number_of, lines)
 
-    def _find_copies(
-        self, now: float, peer: Peer, max_count: int
-    ) -> tuple[Offer, list[bytes]] | None:
+    def _find_copies(self, now: float, peer: Peer, max_count: int) -> tuple[Offer, Lines] | None:
         offer = self._ledger.offer_copy(now, peer.holder, max_count)
         # Another connection of the same worker may well hang, too.
         if offer is None or offer.original is None:
@@ -248,7 +246,7 @@ class Grants:
 
     def find_lines(
         self, now: float, holder: HolderId, max_count: int, *, fresh_first: bool = False
-    ) -> tuple[Offer, list[bytes]] | None:
+    ) -> tuple[Offer, Lines] | None:
         """Find lines to give out, and learn on the way where the input ends.
 
         Lines too long to be sent are rejected, not passed over in silence.
@@ -263,7 +261,7 @@ class Grants:
                 return None  # the commit will call for more
             if ledger.total is None and source.at_end:
                 ledger.end_at(source.known_count)
-            if lines:
+            if lines.count:
                 return offer, lines
         return None
 
@@ -288,17 +286,17 @@ def _retry(waiter: Waiter) -> bytes:
     return encode_reply(Retry(retry_in=RETRY_IN_SECONDS), waiter.ref)
 
 
-def _work_lines(lease: Lease, first: int, lines: list[bytes]) -> WorkLines:
+def _work_lines(lease: Lease, first: int, lines: Lines) -> WorkLines:
     return WorkLines(
         lease=lease.number,
         lease_timeout=lease.timeout_seconds,
         first=first,
         count=lease.count,
-        bytes=sum(map(len, lines)) + lease.count,
+        bytes=len(lines.data),
         attempt=lease.attempt,
     )
 
 
-def _work(lease: Lease, numbers: Iterable[int], lines: list[bytes], *, text: bool) -> Work:
-    items = work_items(numbers, lines, lease.attempt, text=text)
+def _work(lease: Lease, numbers: Iterable[int], lines: Lines, *, text: bool) -> Work:
+    items = work_items(numbers, lines.split(), lease.attempt, text=text)
     return Work(lease=lease.number, lease_timeout=lease.timeout_seconds, items=items)

@@ -17,9 +17,8 @@ def rejections(job: Job, rejected: Rejected) -> Iterator[Rejection]:
     line = rejected.lines.start
     while line < rejected.lines.stop:
         try:
-            raws: Sequence[bytes | int] = job.source.read(
-                line, rejected.lines.stop - line, MAX_LEASE_BYTES
-            )
+            lines = job.source.read(line, rejected.lines.stop - line, MAX_LEASE_BYTES)
+            raws: Sequence[bytes | int] = lines.split()
         except InputLineTooLong as too_long:
             raws = (too_long.length,)
         for raw in raws:

@@ -3,28 +3,27 @@
 Lines are counted by ``b"\\n"`` alone, in binary: a last line without newline is a line, an empty
 file has none. The file's size is fixed when it is opened; what is appended later does not count.
 
-Nearly all reads go on where the last one ended: they slice a list that one ``split`` made. A range
-that was given back is read through the sparse index with a block of its own, so that the sequential
-block stays. A line longer than the limit is never held in memory.
+Lines are handed out in one piece, as they stand in the file: mostly nobody looks at each of them.
+Nearly all reads go on where the last one ended. A range that was given back is read through the
+sparse index with a block of its own, so that the sequential block stays. A line longer than the
+limit is never held in memory.
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from itertools import accumulate
 from pathlib import Path
 
 import attrs
 
 from trioline.errors import StorageError, TriolineError
-from trioline.newlines import count_newlines
+from trioline.newlines import count_newlines, end_of_lines
 from trioline.storage.files import Disk
 from trioline.storage.line_index import ANCHOR_SPACING_BYTES, LineIndex
 from trioline.storage.system import Files
 
 _BLOCK_BYTES = 64 * 1024
-"""Read and split at a time. From 128 KiB on it is slower: such memory is mapped anew each
+"""Read at a time. From 128 KiB on it is slower: such memory is mapped anew each
 time, and each page of it faults."""
 _MAX_GAP_BYTES = ANCHOR_SPACING_BYTES + _BLOCK_BYTES
 """A line that is no anchor begins less than this after one."""
@@ -46,21 +45,64 @@ class InputLineTooLong(TriolineError):
         self.length = length
 
 
-@attrs.define(kw_only=True)
-class _Block:
-    """Some lines in a row, held in memory; or one that is too long to be held."""
+@attrs.define
+class Lines:
+    """Some lines in a row. Nobody changes them: made for each lease, and frozen it would take four
+    times as long."""
 
-    first: int
-    lines: list[bytes]
-    """Empty when its one line is too long."""
-    end: int
-    """The line after the last one."""
-    end_offset: int
-    """Where that begins."""
-    size_bytes: int
-    """Of the lines at the most, a newline each included."""
-    longest: int = 0
-    """The longest line's bytes, or 0 where none can be over the limit."""
+    count: int
+    data: bytes
+    """All of them, each with its newline, also the last one of the file if it has none there."""
+
+    def first(self, count: int) -> Lines:
+        """The first ``count`` of them, at least one."""
+        if count == self.count:
+            return self
+        return Lines(count, self.data[: end_of_lines(self.data, 0, count)])
+
+    def split(self) -> list[bytes]:
+        """Each without its newline."""
+        lines = self.data.split(b"\n")
+        lines.pop()
+        return lines
+
+
+class _Block:
+    """Some lines in a row, held in memory; or one that is too long to be held.
+
+    Args:
+        first: The first one's number.
+        count: How many there are.
+        end_offset: Where the line after them begins.
+        data: All of them, each with its newline; empty for the one that is too long.
+        length: Its bytes.
+    """
+
+    def __init__(
+        self, first: int, count: int, end_offset: int, data: bytes = b"", length: int = 0
+    ) -> None:
+        self.first = first
+        self.end = first + count
+        self.end_offset = end_offset
+        self.data = data
+        self.length = length
+        self._line, self._byte = first, 0  # where the last piece ended
+
+    def take(self, line: int, max_count: int, max_bytes: int) -> Lines:
+        """The lines from ``line`` on, which is in it; none where the first has too many bytes."""
+        data, count = self.data, min(max_count, self.end - line)
+        begin = self._byte if line == self._line else self._skip(0, line - self.first)
+        stop = self._skip(begin, count) if line + count < self.end else len(data)
+        if stop - begin > max_bytes:
+            stop = data.rfind(b"\n", begin, begin + max_bytes) + 1 or begin
+            count = count_newlines(data[begin:stop])
+        self._line, self._byte = line + count, stop
+        return Lines(count, data[begin:stop])
+
+    def _skip(self, begin: int, count: int) -> int:
+        """Where ``count`` lines end."""
+        guess = count * len(self.data) // (self.end - self.first)
+        return end_of_lines(self.data, begin, count, guess) if count else begin
 
 
 class Source:
@@ -88,7 +130,7 @@ class Source:
         self.size_bytes = self.stat.size
         """Fixed when the file was opened."""
         self._index = LineIndex(first, offset)
-        self._forward = _Block(first=first, lines=[], end=first, end_offset=offset, size_bytes=0)
+        self._forward = _Block(first, 0, offset)
         self._aside = self._forward
         try:
             self._check_begin(offset)
@@ -106,35 +148,32 @@ class Source:
         """Whether ``known_count`` is the number of all lines."""
         return self._index.end_offset >= self.size_bytes
 
-    def read(self, first: int, count: int, max_bytes: int) -> list[bytes]:
-        """Read up to ``count`` lines from line ``first`` on, each without its newline.
+    def read(self, first: int, max_count: int, max_bytes: int) -> Lines:
+        """Read the lines from line ``first`` on, up to ``max_count`` of them.
 
-        Stops before their length, a newline each included, exceeds ``max_bytes`` (but there is
-        always one line, if there is one), and before a line that is too long. Empty at the end.
+        Stops before they are more than ``max_bytes``, newlines included (but there is always one
+        line, if there is one), and before a line that is too long. None at the end.
 
         Raises:
             InputLineTooLong: Line ``first`` itself is too long.
             StorageError: The file cannot be read or has become shorter.
         """
-        lines: list[bytes] = []
-        line, stop, blocks_bytes = first, first + count, 0
-        while line < stop:
-            block = self._block_at(line)
-            if block is None:
+        pieces: list[bytes] = []
+        line, stop, room = first, first + max_count, max_bytes
+        while line < stop and (block := self._block_at(line)) is not None:
+            if not block.data:
+                if not pieces:
+                    raise InputLineTooLong(first, block.length, self._max_line_bytes)
                 break
-            lines += self._short_enough(block, line, stop - line)
-            if not lines:
-                raise self._too_long(block, first)
-            blocks_bytes += block.size_bytes
-            # As long as all of their blocks would fit, they need not be measured.
-            if blocks_bytes > max_bytes:
-                fitting = _fitting_count(lines, max_bytes)
-                if fitting < len(lines):
-                    return lines[:fitting]
-            line = first + len(lines)
+            lines = block.take(line, stop - line, room)
+            if not (lines.count or pieces):
+                lines = block.take(line, 1, len(block.data))
+            pieces.append(lines.data)
+            line += lines.count
+            room = max(0, room - len(lines.data))
             if line < block.end:
                 break
-        return lines
+        return Lines(line - first, pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def scan(self, until: int) -> bool:
         """Count lines, without keeping them, until ``known_count`` is at least ``until``.
@@ -194,52 +233,34 @@ class Source:
 
     def _load(self, line: int, offset: int) -> _Block:
         """Read the lines from ``offset`` on: at least one, unless at the end."""
-        is_new = offset == self._index.end_offset
-        chunk, end = self._whole_lines(offset)
-        if not chunk and end > offset:
-            return self._load_long(line, offset, end, is_new=is_new)
-        lines = chunk.split(b"\n")
-        if not lines[-1]:
-            del lines[-1]
-        if is_new:
-            self._index.extend(len(lines), end)
-        longest = max(map(len, lines)) if len(chunk) > self._max_line_bytes else 0
-        return _Block(
-            first=line,
-            lines=lines,
-            end=line + len(lines),
-            end_offset=end,
-            size_bytes=len(chunk) + 1,  # the last line may lack its newline
-            longest=longest,
-        )
+        data, end = self._whole_lines(offset)
+        if len(data) > self._max_line_bytes:  # so one of its lines may be, too
+            good = self._before_too_long(data)
+            if len(good) < len(data):
+                end = offset + (len(good) or data.find(b"\n") + 1 or len(data))
+                data = good
+        if not data and end > offset:
+            block = self._load_long(line, offset, end)
+        else:
+            data += b"" if data.endswith(b"\n") or not data else b"\n"
+            block = _Block(line, count_newlines(data), end, data)
+        if offset == self._index.end_offset:
+            self._index.extend(block.end - line, end)
+        return block
 
-    def _load_long(self, line: int, offset: int, end: int, *, is_new: bool) -> _Block:
-        """Make a block of one line that is longer than a block; it is held only if it may be."""
-        if is_new:
-            self._index.extend(1, end)
+    def _before_too_long(self, data: bytes) -> bytes:
+        end = 0
+        for text in data.split(b"\n"):
+            if len(text) > self._max_line_bytes:
+                return data[:end]
+            end += len(text) + 1
+        return data
+
+    def _load_long(self, line: int, offset: int, end: int) -> _Block:
+        """Make a block of one line; it is held only if it may be."""
         length = end - offset - (self._read(end - 1, 1) == b"\n")
-        lines = [self._read(offset, length)] if length <= self._max_line_bytes else []
-        return _Block(
-            first=line,
-            lines=lines,
-            end=line + 1,
-            end_offset=end,
-            size_bytes=length + 1,
-            longest=length,
-        )
-
-    def _short_enough(self, block: _Block, line: int, count: int) -> list[bytes]:
-        """Up to ``count`` lines of ``block`` from ``line`` on, up to one that is too long."""
-        at = line - block.first
-        part = block.lines[at : at + count]
-        if block.longest <= self._max_line_bytes:
-            return part
-        limit = self._max_line_bytes
-        return part[: next((i for i, text in enumerate(part) if len(text) > limit), len(part))]
-
-    def _too_long(self, block: _Block, line: int) -> InputLineTooLong:
-        length = len(block.lines[line - block.first]) if block.lines else block.longest
-        return InputLineTooLong(line, length, self._max_line_bytes)
+        data = self._read(offset, length) + b"\n" if length <= self._max_line_bytes else b""
+        return _Block(line, 1, end, data, length)
 
     # --- bytes ------------------------------------------------------------------------------
 
@@ -292,9 +313,3 @@ class Source:
             " back as it was, then start the same command again.",
             self.path,
         )
-
-
-def _fitting_count(lines: list[bytes], room: int) -> int:
-    """How many of ``lines`` fit into ``room`` bytes, newlines included; at least one."""
-    ends = list(accumulate(len(line) + 1 for line in lines))
-    return max(bisect_right(ends, room), 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import attrs
@@ -158,21 +158,19 @@ def encode_request(request: Request, body: bytes = b"") -> bytes:
     return line + b"\n" + body
 
 
-def encode_reply(reply: object, ref: Ref = None, lines: Sequence[bytes] = ()) -> bytes:
+def encode_reply(reply: object, ref: Ref = None, block: bytes = b"") -> bytes:
     """Write a reply as its line, with the raw lines of a ``WorkLines`` behind it.
 
     Args:
         reply: One of the reply classes of ``messages``, or a ``Snapshot``.
         ref: What the request had as ``ref``.
-        lines: Raw lines, without their newlines: joined here once, as each copy of a large batch
-            takes as long as all else about it.
+        block: Raw lines, with their newlines.
     """
     kind = type(reply)
     fields = {"ok": kind is not Refusal, **_writers[kind](reply)}
     if ref is not None:
         fields["ref"] = ref
-    line = _encoder.encode(fields)
-    return b"\n".join((line, *lines, b"")) if lines else line + b"\n"
+    return b"%b\n%b" % (_encoder.encode(fields), block)
 
 
 def encode_refusal(error: RemoteProtocolError, ref: Ref = None) -> bytes:

@@ -254,7 +254,7 @@ def _open_source(disk: Disk, settings: JobSettings) -> Source:
 def _is_of_its_line(source: Source, record: Record) -> bool:
     mark: Mark = record.mark()
     try:
-        lines = source.read(record.id, 1, 1 << 30)
+        lines = source.read(record.id, 1, 1 << 30).split()
     except InputLineTooLong as error:
         return mark.crc is None and mark.length == error.length
     return bool(lines) and mark.fits(len(lines[0]), zlib.crc32(lines[0]))
@@ -262,6 +262,6 @@ def _is_of_its_line(source: Source, record: Record) -> bool:
 
 def _content(source: Source, line: int) -> bytes | int:
     try:
-        return source.read(line, 1, 1 << 30)[0]
+        return source.read(line, 1, 1 << 30).split()[0]
     except InputLineTooLong as error:
         return error.length
