@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,7 @@ def _documented_by_bases(node: ast.ClassDef, tree: ast.Module) -> set[str]:
     }
 
 
+@cache
 def private_names_of(part: str) -> set[str]:
     """List the private names that a part's modules define."""
     return {
