@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,14 +29,21 @@ def answer(item):
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A finished job with some rejected lines."""
-    (tmp_path / "in").write_bytes(numbers(COUNT))
-    (tmp_path / "picky.py").write_text(PICKY, encoding="utf-8")
-    ended = trioline("run", "in", "out", "picky:answer", "-j", "2", *QUICK, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job with some rejected lines, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "in").write_bytes(numbers(COUNT))
+    (folder / "picky.py").write_text(PICKY, encoding="utf-8")
+    ended = trioline("run", "in", "out", "picky:answer", "-j", "2", *QUICK, cwd=folder)
     assert ended.code == 3, ended.stderr
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it for each test."""
+    return shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
 
 @contextmanager
