@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,24 @@ RETRY = {"ok": True, "status": "retry", "retry_in": 1.0}
 PONG = b'{"ok":true}'
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+@contextmanager
+def starting(folder: Path) -> Iterator[Serve]:
     """Start ``trioline serve`` on so many lines; a second call is the same job again."""
     with ExitStack() as stack:
 
         def start(lines: int = 3, options: str = "", fsync: str = "never") -> Served:
-            (tmp_path / "in").write_text("".join(f"{n}\n" for n in range(lines)), encoding="ascii")
-            (tmp_path / "token").write_text("secret", encoding="ascii")
+            (folder / "in").write_text("".join(f"{n}\n" for n in range(lines)), encoding="ascii")
+            (folder / "token").write_text("secret", encoding="ascii")
             command = f"trioline serve in out --port 0 --linger 60 --fsync {fsync} {options}"
-            return stack.enter_context(served(tmp_path, command))
+            return stack.enter_context(served(folder, command))
 
+        yield start
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """``starting`` in a folder of the test's own."""
+    with starting(tmp_path) as start:
         yield start
 
 
@@ -56,6 +63,27 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def wire(serve: Serve) -> Iterator[Wire]:
     """A connection to a server of three lines."""
     with serve().connect() as wire:
+        yield wire
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of three lines for many tests: each leaves no result and no lease behind."""
+    with starting(tmp_path_factory.mktemp("refusing")) as start:
+        yield start()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same with a token."""
+    with starting(tmp_path_factory.mktemp("guarded")) as start:
+        yield start(options="--token-file token")
+
+
+@pytest.fixture
+def refused(refusing: Served) -> Iterator[Wire]:
+    """A new connection to the server of many tests."""
+    with refusing.connect() as wire:
         yield wire
 
 
@@ -131,9 +159,9 @@ def test_a_half_message_at_the_end_is_dropped(wire: Wire) -> None:
         b'{"op":"\xff"}\n',
     ],
 )
-def test_what_is_no_message_is_refused_and_closed(wire: Wire, data: bytes) -> None:
-    wire.send_raw(data + b"x" * 100_000)
-    assert_refused(wire, "bad-json", closes=True)
+def test_what_is_no_message_is_refused_and_closed(refused: Wire, data: bytes) -> None:
+    refused.send_raw(data + b"x" * 100_000)
+    assert_refused(refused, "bad-json", closes=True)
 
 
 def test_a_strange_peer_harms_nobody_else(serve: Serve) -> None:
@@ -146,11 +174,11 @@ def test_a_strange_peer_harms_nobody_else(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("head", ['{"ref":7}', '{"op":5,"ref":7}', '{"op":"","ref":7}'])
-def test_a_request_without_op_gets_its_ref_back(wire: Wire, head: str) -> None:
-    wire.send(head.encode())
-    reply = wire.reply()
+def test_a_request_without_op_gets_its_ref_back(refused: Wire, head: str) -> None:
+    refused.send(head.encode())
+    reply = refused.reply()
     assert (reply["ok"], reply["ref"]) == (False, 7)
-    assert wire.ask(op="ping") == {"ok": True}
+    assert refused.ask(op="ping") == {"ok": True}
 
 
 # --- raw lines behind a refused request ----------------------------------------------------------
@@ -172,18 +200,19 @@ def test_a_request_without_op_gets_its_ref_back(wire: Wire, head: str) -> None:
         ('{"op":"done","first":0,"count":2}', "bad-result"),
     ],
 )
-def test_raw_lines_of_a_refused_done_are_dropped(wire: Wire, head: str, code: str) -> None:
-    assert ids(wire.ask(op="get", max=3)) == [0, 1, 2]
-    wire.send_raw(head.encode() + b'\n{"op":"bye"}\nNaN\n')
-    assert_refused(wire, code, closes=False)
-    assert wire.ask(op="status")["leased"] == 3
+def test_raw_lines_of_a_refused_done_are_dropped(refused: Wire, head: str, code: str) -> None:
+    assert ids(refused.ask(op="get", max=3)) == [0, 1, 2]
+    refused.send_raw(head.encode() + b'\n{"op":"bye"}\nNaN\n')
+    assert_refused(refused, code, closes=False)
+    assert refused.ask(op="status")["leased"] == 3
+    assert refused.ask(op="release")["released"] == 3
 
 
 @pytest.mark.parametrize("count", ['"2"', "2.0", "true"])
-def test_a_count_that_is_no_whole_number_cannot_be_followed(wire: Wire, count: str) -> None:
-    wire.send_raw(b'{"op":"done","first":0,"count":%s}\n1\n2\n' % count.encode())
-    assert wire.reply()["error"] == "bad-request"
-    assert_refused(wire, "bad-json", closes=True)
+def test_a_count_that_is_no_whole_number_cannot_be_followed(refused: Wire, count: str) -> None:
+    refused.send_raw(b'{"op":"done","first":0,"count":%s}\n1\n2\n' % count.encode())
+    assert refused.reply()["error"] == "bad-request"
+    assert_refused(refused, "bad-json", closes=True)
 
 
 # --- waiting -------------------------------------------------------------------------------------
@@ -250,8 +279,8 @@ def test_a_wait_ends_with_its_time(serve: Serve) -> None:
         (b"hello", "bad-json"),
     ],
 )
-def test_without_the_token_nobody_comes_in(serve: Serve, first: bytes, code: str) -> None:
-    with serve(options="--token-file token").connect() as wire:
+def test_without_the_token_nobody_comes_in(guarded: Served, first: bytes, code: str) -> None:
+    with guarded.connect() as wire:
         wire.send(first)
         wire.send(b'{"op":"get"}')
         assert_refused(wire, code, closes=True)
@@ -451,50 +480,57 @@ def test_of_several_results_in_one_message_the_first_counts(serve: Serve) -> Non
 
 
 @pytest.mark.parametrize(
-    ("message", "code", "closes"),
+    ("message", "code"),
     [
-        (b'{"op":"get","wait":NaN}', "bad-json", True),
-        (b'{"op":"get","wait":Infinity}', "bad-json", True),
-        (b'{"op":"get","wait":1e999}', "bad-request", False),
-        (b'{"op":"get","wait":-1}', "bad-request", False),
-        (b'{"op":"get","max":0}', "bad-request", False),
-        (b'{"op":"get","max":1.5}', "bad-request", False),
-        (b'{"op":"get","form":"xml"}', "bad-request", False),
-        (b'{"op":"get","stage":"second"}', "bad-request", False),
-        (b'{"op":"done","results":[{"id":0,"result":NaN}]}', "bad-json", True),
-        (b'{"op":"done","results":[{"id":0,"line":"NaN"}]}', "bad-result", False),
-        (b'{"op":"done","results":[{"id":0,"line":"1\\n2"}]}', "bad-result", False),
-        (b'{"op":"done","results":[{"id":0,"line":""}]}', "bad-result", False),
-        (b'{"op":"done","results":[{"id":0}]}', "bad-request", False),
-        (b'{"op":"done","results":[{"id":0,"result":1,"line":"1"}]}', "bad-request", False),
-        (b'{"op":"done","results":[{"id":0,"result":"\\ud800"}]}', "bad-result", False),
-        (b'{"op":"done","results":[{"id":0,"line":"\\"\\\\ud800\\""}]}', "bad-result", False),
-        (b'{"op":"done","first":0,"count":1}\n"\\ud800"', "bad-result", False),
-        (b'{"op":"done","first":0,"count":1}\nNaN', "bad-result", False),
-        (b'{"op":"done","first":0,"count":1}\n', "bad-result", False),
-        (b'{"op":"done","first":0,"count":1}\n"\xff"', "bad-result", False),
-        (b'{"op":"done","first":0,"count":1}\n' + b"[" * 100_000, "bad-result", False),
-        (
-            b'{"op":"done","first":0,"count":1}\n' + b"[" * 100_000 + b"]" * 100_000,
-            "bad-result",
-            False,
-        ),
-        (b'{"op":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad-json", True),
-        (b'{"op":"ping","x":' + b'{"a":' * 100_000, "bad-json", True),
-        (b'{"op":"note","text":"\\udfff"}', "bad-request", False),
-        (b'{"op":"note","text":1}', "bad-request", False),
-        (b'{"op":"set","lease_timeout":0}', "bad-request", False),
+        (b'{"op":"get","wait":1e999}', "bad-request"),
+        (b'{"op":"get","wait":-1}', "bad-request"),
+        (b'{"op":"get","max":0}', "bad-request"),
+        (b'{"op":"get","max":1.5}', "bad-request"),
+        (b'{"op":"get","form":"xml"}', "bad-request"),
+        (b'{"op":"get","stage":"second"}', "bad-request"),
+        (b'{"op":"done","results":[{"id":0,"line":"NaN"}]}', "bad-result"),
+        (b'{"op":"done","results":[{"id":0,"line":"1\\n2"}]}', "bad-result"),
+        (b'{"op":"done","results":[{"id":0,"line":""}]}', "bad-result"),
+        (b'{"op":"done","results":[{"id":0}]}', "bad-request"),
+        (b'{"op":"done","results":[{"id":0,"result":1,"line":"1"}]}', "bad-request"),
+        (b'{"op":"done","results":[{"id":0,"result":"\\ud800"}]}', "bad-result"),
+        (b'{"op":"done","results":[{"id":0,"line":"\\"\\\\ud800\\""}]}', "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\n"\\ud800"', "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\nNaN', "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\n', "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\n"\xff"', "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\n' + b"[" * 100_000, "bad-result"),
+        (b'{"op":"done","first":0,"count":1}\n' + b"[" * 100_000 + b"]" * 100_000, "bad-result"),
+        (b'{"op":"note","text":"\\udfff"}', "bad-request"),
+        (b'{"op":"note","text":1}', "bad-request"),
+        (b'{"op":"set","lease_timeout":0}', "bad-request"),
     ],
 )
 def test_odd_values_are_refused_and_nothing_is_taken(
-    wire: Wire, message: bytes, code: str, closes: bool
+    refused: Wire, message: bytes, code: str
 ) -> None:
+    refused.ask(op="get")
+    refused.send(message)
+    assert_refused(refused, code, closes=False)
+    status = refused.ask(op="status")
+    assert (status["leased"], status["written"], status["ahead"]) == (1, 0, 0)
+    assert refused.ask(op="release")["released"] == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"op":"get","wait":NaN}',
+        b'{"op":"get","wait":Infinity}',
+        b'{"op":"done","results":[{"id":0,"result":NaN}]}',
+        b'{"op":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"op":"ping","x":' + b'{"a":' * 100_000,
+    ],
+)
+def test_what_is_no_json_closes_also_who_holds_a_line(wire: Wire, message: bytes) -> None:
     wire.ask(op="get")
     wire.send(message)
-    assert_refused(wire, code, closes=closes)
-    if not closes:
-        status = wire.ask(op="status")
-        assert (status["leased"], status["written"], status["ahead"]) == (1, 0, 0)
+    assert_refused(wire, "bad-json", closes=True)
 
 
 def test_with_text_any_utf8_is_a_result(serve: Serve) -> None:
