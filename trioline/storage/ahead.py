@@ -1,7 +1,7 @@
 """Where in the journal the lines ahead of their turn are: eight bytes a line.
 
 With line 0 stuck, a million results may wait: no objects, no tuples, one number a line in arrays of
-8,192 lines each. An array goes when all its lines are written.
+1,024 lines each. An array goes when all its lines are written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-_CHUNK_LINES = 8_192
+_CHUNK_LINES = 1_024
 _REJECTED = 1 << 63
 """Set in a rejected line's number. Segment numbers stay below it for longer than disks last."""
 
