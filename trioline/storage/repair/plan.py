@@ -153,26 +153,20 @@ def examine(disk: Disk, given: Given) -> Plan:
     job = identify(disk, given, notes)
     check_no_swap(disk, job.settings)
     all_scans = scan_journal(disk, job.settings.state, job.run.id_bytes)
-    last = job.last
-    has_gaps = last is not None and look_for_gaps(given.state, all_scans, last, notes)
-    segments = damaged_segments(all_scans, last, notes)
+    has_gaps = job.last is not None and look_for_gaps(given.state, all_scans, job.last, notes)
+    segments = damaged_segments(all_scans, job.last, notes)
     is_journal_damaged = has_gaps or bool(segments)
     given_input, line_count = _look_at_input(disk, job.settings)
     kept = look_at_output(disk, job, all_scans, line_count, notes)
-    answered = _answered(all_scans, kept)
-    redoubted = find_doubted(job, given_input, all_scans, answered)
+    redoubted = None
     if given.recomputes_unproved:
-        kept = without_unproved(disk, job.settings, last, kept, redoubted, notes)
-    is_rejected_vouched = rejected_holds(disk, job.settings, last, notes)
+        kept, redoubted = _drop_unproved(disk, job, given_input, all_scans, kept, notes)
+    is_rejected_vouched = rejected_holds(disk, job.settings, job.last, notes)
     base = _find_base(disk, job, all_scans, kept, notes, is_rejected_vouched=is_rejected_vouched)
     scans = fitting_journal(disk, job, all_scans, kept, base.run, line_count, notes)
-    segments = [
-        scan for old, scan in zip(all_scans, scans, strict=True) if old in segments or old != scan
-    ]
+    segments = _to_rewrite(all_scans, scans, segments)
     rescued, told = saved_lines(disk, job, all_scans, held(scans), kept, base.run)
-    journal = Journal(
-        records=records_in(disk, scans, job.run.id_bytes), results=known_results(pieces(scans))
-    )
+    journal = _look_at_journal(disk, job, scans)
     rejected = look_at_records(
         disk, job, journal, [base.run, *rescued], notes, is_vouched=is_rejected_vouched
     )
@@ -188,7 +182,7 @@ def examine(disk: Disk, given: Given) -> Plan:
     return Plan(
         settings=job.settings,
         run=job.run,
-        last=last,
+        last=job.last,
         base=_with_records(base, rejected),
         scans=tuple(scans),
         segments=(*segments, *torn_segments),
@@ -199,7 +193,7 @@ def examine(disk: Disk, given: Given) -> Plan:
         journal=journal,
         unknown=unknown,
         doubted=doubted,
-        redoubted=redoubted if given.recomputes_unproved else doubted,
+        redoubted=doubted if redoubted is None else redoubted,
         given=given_input,
         is_journal_damaged=is_journal_damaged or any(scan.has_bad_end for scan in torn_segments),
         found=tuple(notes.found),
@@ -232,6 +226,27 @@ def _look_at_input(disk: Disk, settings: JobSettings) -> tuple[Stat, int]:
     """What it is before anything of it is read, so that what is written to it later shows."""
     with disk.open(settings.input, os.O_RDONLY) as file:
         return file.stat(), LineFile(file, counts_rest=True).line_count()
+
+
+def _drop_unproved(
+    disk: Disk, job: Identity, given_input: Stat, scans: list[Scan], kept: Kept, notes: Notes
+) -> tuple[Kept, range]:
+    """What is kept where all that nothing proves is computed again, and what was in doubt."""
+    doubted = find_doubted(job, given_input, scans, _answered(scans, kept))
+    return without_unproved(disk, job.settings, job.last, kept, doubted, notes), doubted
+
+
+def _look_at_journal(disk: Disk, job: Identity, scans: list[Scan]) -> Journal:
+    """What it knows of rejected lines."""
+    records = records_in(disk, scans, job.run.id_bytes)
+    return Journal(records=records, results=known_results(pieces(scans)))
+
+
+def _to_rewrite(all_scans: list[Scan], scans: list[Scan], damaged: list[Scan]) -> list[Scan]:
+    """The segments that are damaged, or of which not all that was found is kept."""
+    return [
+        scan for old, scan in zip(all_scans, scans, strict=True) if old in damaged or old != scan
+    ]
 
 
 def _answered(scans: list[Scan], kept: Kept) -> Ranges:
