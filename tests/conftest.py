@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from storage_helpers import settings_for
+
+from trioline.config import Fsync, JobSettings
+from trioline.storage import run as run_file
 
 CRASH_SEEDS = 10_000
 KILLS = 20
@@ -55,6 +61,18 @@ def disk_trials(request: pytest.FixtureRequest) -> int:
     """How much to try on real disks."""
     count: int = request.config.getoption("--disk-trials")
     return count
+
+
+@pytest.fixture(params=Fsync)
+def settings(request: pytest.FixtureRequest) -> JobSettings:
+    """Of a job in memory, with each fsync policy."""
+    return settings_for(Path("/d"), fsync=request.param)
+
+
+@pytest.fixture
+def small_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start hashes the first and the last MiB of an input: here all the rest is to be small."""
+    monkeypatch.setattr(run_file, "_HASHED_BYTES", 16)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -23,7 +23,6 @@ from storage_helpers import Crash, CrashFiles, settings_for
 from trioline.config import Fsync, JobSettings
 from trioline.errors import DiskFull, StorageError
 from trioline.storage import Job, Rejection, encode_record, input_ahead
-from trioline.storage import run as run_file
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk
 from trioline.storage.frames import HEADER_BYTES
@@ -38,10 +37,7 @@ STUCK = 10
 BLOCK = 64
 
 
-@pytest.fixture(autouse=True)
-def small_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start hashes the first and the last MiB of an input: here all the rest is to be small."""
-    monkeypatch.setattr(run_file, "_HASHED_BYTES", 16)
+pytestmark = pytest.mark.usefixtures("small_ends")
 
 
 def text_of(lines: int = LINES) -> bytes:

@@ -14,7 +14,6 @@ from storage_helpers import CrashFiles, settings_for
 
 from trioline.config import Fsync, JobSettings
 from trioline.storage import Job, Rejection, encode_record
-from trioline.storage import run as run_file
 from trioline.storage.files import Disk
 from trioline.storage.repair.plan import examine
 from trioline.storage.repair.salvage import Piece
@@ -26,15 +25,7 @@ DAMAGED = set(range(64, 128))
 INPUT, OUTPUT, REJECTED = FOLDER / "in", FOLDER / "out", FOLDER / "out.rejected"
 
 
-@pytest.fixture(autouse=True)
-def small_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start hashes the first and the last MiB of an input: here all the rest is to be small."""
-    monkeypatch.setattr(run_file, "_HASHED_BYTES", 16)
-
-
-@pytest.fixture(params=Fsync)
-def settings(request: pytest.FixtureRequest) -> JobSettings:
-    return settings_for(FOLDER, fsync=request.param)
+pytestmark = pytest.mark.usefixtures("small_ends")
 
 
 def text_of(lines: int = LINES) -> bytes:

@@ -10,8 +10,7 @@ from damage_helpers import FOLDER, STATE, contents
 from repair_helpers import JOB, NOW, answered, line_of, mended_after_kills
 from storage_helpers import CrashFiles, settings_for
 
-from trioline.config import Fsync, JobSettings
-from trioline.storage import run as run_file
+from trioline.config import JobSettings
 from trioline.storage.checkpoint import Checkpoint
 from trioline.storage.files import Disk
 from trioline.storage.job import Job
@@ -27,15 +26,7 @@ INPUT = FOLDER / "in"
 TEXT = b"".join(line_of(number) + b"\n" for number in range(LINES))
 
 
-@pytest.fixture(autouse=True)
-def small_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start hashes the first and the last MiB of an input: here all the rest is to be small."""
-    monkeypatch.setattr(run_file, "_HASHED_BYTES", 16)
-
-
-@pytest.fixture(params=Fsync)
-def settings(request: pytest.FixtureRequest) -> JobSettings:
-    return settings_for(FOLDER, fsync=request.param)
+pytestmark = pytest.mark.usefixtures("small_ends")
 
 
 def begun(settings: JobSettings, *behind: range) -> CrashFiles:

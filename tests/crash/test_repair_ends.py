@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from damage_helpers import FOLDER, STATE, Contents, contents, inverted
+from damage_helpers import STATE, Contents, contents, inverted
 from repair_helpers import COPIES, LONG, LONG_RESULTS, long_entry, redo, repaired
-from storage_helpers import CrashFiles, input_of, settings_for
+from storage_helpers import CrashFiles, input_of
 
-from trioline.config import Fsync, JobSettings
+from trioline.config import JobSettings
 from trioline.storage.job import Job
 
 SEGMENT = STATE / "journal-00000001"
 DONE = 150
 MORE = b'"more"\n' * 3
-
-
-@pytest.fixture(params=Fsync)
-def settings(request: pytest.FixtureRequest) -> JobSettings:
-    return settings_for(FOLDER, fsync=request.param)
 
 
 def begun(settings: JobSettings) -> Contents:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from damage_helpers import FOLDER, STATE, Contents, contents, files_with
+from damage_helpers import STATE, Contents, contents, files_with
 from processes import invoke, numbers, trioline
 from repair_helpers import (
     COPIES,
@@ -25,7 +25,7 @@ from repair_helpers import (
 )
 from storage_helpers import CrashFiles, input_of, settings_for
 
-from trioline.config import Fsync, JobSettings
+from trioline.config import JobSettings
 from trioline.storage.files import Disk
 from trioline.storage.job import Job
 from trioline.storage.repair.plan import examine
@@ -34,11 +34,6 @@ from trioline.storage.verify.verification import find_subject, verify
 
 AGAIN = attrs.evolve(JOB, recomputes_unproved=True)
 OUTPUT = b"".join(LONG_RESULTS)
-
-
-@pytest.fixture(params=Fsync)
-def settings(request: pytest.FixtureRequest) -> JobSettings:
-    return settings_for(FOLDER, fsync=request.param)
 
 
 def report(files: CrashFiles, settings: JobSettings) -> Report:
