@@ -179,9 +179,11 @@ def test_permissions(command: str, nobody: Path, capfd: pytest.CaptureFixture[st
 # --- a job that is there --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def job(folder: Path) -> Path:
-    """A job that was stopped with two of its five lines done, and one ahead."""
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job that was stopped with two of its five lines done, and one ahead; to be copied."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "in").write_bytes(numbers(5))
     with serving("in", "out", cwd=folder) as serve:
         with Plain(serve.port) as plain:
             assert plain.get_lines(5) == (0, [b"0", b"1", b"2", b"3", b"4"])
@@ -190,6 +192,12 @@ def job(folder: Path) -> Path:
             plain.ask(op="release")
         assert serve.stop().code == 4
     return folder
+
+
+@pytest.fixture
+def job(stopped: Path, folder: Path) -> Path:
+    """A copy of it, in the current folder."""
+    return shutil.copytree(stopped, folder, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize(
