@@ -387,7 +387,7 @@ def test_a_server_refuses_an_edited_input_and_a_repair_helps(tmp_path: Path) -> 
     mended = trioline("repair", "out", "--yes", cwd=tmp_path)
     assert mended.code == 0, mended
     assert "49 were done before" in mended.stdout
-    with serving(*serve[1:], cwd=tmp_path) as second, Plain(second.port) as plain:
+    with serving(*serve[1:], "--linger", "0", cwd=tmp_path) as second, Plain(second.port) as plain:
         answer_all(plain, 100)
         assert second.wait().code == 0
     verified = trioline("verify", "in", "out", cwd=tmp_path)

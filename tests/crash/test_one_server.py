@@ -222,7 +222,7 @@ def test_a_server_without_its_lock_ends_and_no_other_comes_before(
         while (lines := plain.get_lines(4)) is not None:
             number, texts = lines
             plain.done_lines(number, texts)
-        assert second.wait().code == 0
+        assert second.stop().code == 0
     assert (tmp_path / "out").read_bytes().splitlines()[0] == b"1"
     assert len((tmp_path / "out").read_bytes().splitlines()) == 4
 
@@ -240,7 +240,8 @@ def test_two_servers_where_all_that_is_held_was_replaced(tmp_path: Path, fsync: 
             shutil.copyfile(tmp_path / name, tmp_path / "copy")
             (tmp_path / "copy").replace(tmp_path / name)
         (tmp_path / "out.trioline" / "lock").unlink()
-        with serving(*command, cwd=tmp_path) as second, Plain(second.port) as plain:
+        at_once = ("--linger", "0")
+        with serving(*command, *at_once, cwd=tmp_path) as second, Plain(second.port) as plain:
             plain.get_lines(6)
             assert plain.done_lines(1, [b"11", b"12"])["ok"]
             with pytest.raises((EOFError, OSError)):

@@ -120,9 +120,9 @@ def test_the_third_signal_ends_a_server_whose_disk_does_not_answer(
 
 def finish(folder: Path) -> None:
     """The same command again, with all well."""
-    with serving("in", "out", "--linger", "1", cwd=folder) as serve:
+    with serving("in", "out", cwd=folder) as serve:
         work_to_the_end(serve)
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (folder / "out").read_bytes() == numbers(LINES)
 
 

@@ -516,7 +516,7 @@ def test_the_command_tells_before_it_does(
     with serving("in", "out", cwd=stopped) as serve, Plain(serve.port) as plain:
         while (work := plain.get_lines(1_000)) is not None:
             plain.done_lines(*work)
-        assert serve.wait().code == 0
+        assert serve.stop().code == 0
     assert (stopped / "out").read_bytes() == numbers(300)
 
 
@@ -572,7 +572,8 @@ def test_a_state_folder_that_is_gone_has_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "out.trioline").mkdir()
     mended = trioline("repair", "out", "--input", "in", "--yes", cwd=tmp_path)
     assert mended.code == 0, mended
-    with serving("in", "out", cwd=tmp_path) as server, Plain(server.port) as plain:
+    at_once = ("--linger", "0")
+    with serving("in", "out", *at_once, cwd=tmp_path) as server, Plain(server.port) as plain:
         plain.get_lines(10)
         plain.done_lines(3, [b"8"] * 7)
         assert server.wait().code == 0
