@@ -34,7 +34,7 @@ from trioline.storage.system import OsFiles
 log = logging.getLogger("trioline.cli")
 
 REFRESH_SECONDS = 0.5
-OWN_FILES = 32
+OWN_FILES = 48
 """File descriptors for the job's files, the event loop and those just being accepted."""
 
 Companion = Callable[[Server, Sequence[Address]], Awaitable[None]]
