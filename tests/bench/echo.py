@@ -44,6 +44,7 @@ def serve(worker_count: int, size: int, count: int) -> None:
                     by_fd[fd].sendall(message)
                     sent += 1
     print(count, begin_at, time.monotonic(), flush=True)
+    sys.stdin.readline()  # who asked looks at what it took yet
 
 
 def work(address: str, size: int) -> None:
