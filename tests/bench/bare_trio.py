@@ -1,11 +1,13 @@
 """The least that a server of this kind has to be: tasks of trio, JSON messages, checked results.
 
-    python tests/bench/bare_trio.py INPUT OUTPUT trio
+    python tests/bench/bare_trio.py INPUT OUTPUT trio|trio-sync
 
 Each connection is a task, and one more commits what has come together: the results to the output,
 and to a journal where they are. Messages are read and written by msgspec, each result line is
 checked to be JSON, and what is written is summed up. There are no leases: nothing comes back,
 nobody is refused, no job is gone on with. So it says what trio and the protocol leave for all else.
+With ``trio-sync`` the journal has the results themselves, and is synced before they are answered,
+in place, which no server may do that has others to serve.
 """
 
 from __future__ import annotations
@@ -100,13 +102,15 @@ class Server:
     Args:
         source: The input, at its begin.
         output: The file descriptor of the output.
-        journal: That of a file that says where results are.
+        journal: That of a file that says where results are, or has them.
+        is_synced: Whether to sync before answering.
     """
 
-    def __init__(self, source: BinaryIO, output: int, journal: int) -> None:
+    def __init__(self, source: BinaryIO, output: int, journal: int, *, is_synced: bool) -> None:
         self._source = source
         self._output = output
         self._journal = journal
+        self._is_synced = is_synced
         self._lines: list[bytes] = []
         self._at = 0
         self._given_count = self._written_count = 0
@@ -192,18 +196,23 @@ class Server:
         if not pieces:
             return
         data = b"".join(pieces)
-        os.pwrite(self._output, data, self._output_bytes)
         stop, crc = self._written_count, zlib.crc32(data)
         place = PLACE.pack(first, stop, self._output_bytes, len(data), crc)
         frame = CRC.pack(zlib.crc32(place)) + place
-        os.pwrite(self._journal, frame, self._journal_bytes)
+        if self._is_synced:
+            frame += data
+            os.pwrite(self._journal, frame, self._journal_bytes)
+            os.fdatasync(self._journal)
+            os.pwrite(self._output, data, self._output_bytes)
+        else:
+            os.pwrite(self._output, data, self._output_bytes)
+            os.pwrite(self._journal, frame, self._journal_bytes)
         self._output_bytes += len(data)
         self._journal_bytes += len(frame)
 
 
-async def serve(source: BinaryIO, output: int, journal: int) -> None:
+async def serve(server: Server) -> None:
     """Serve for ever; prints the address."""
-    server = Server(source, output, journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.commit)
         listen = functools.partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1")
@@ -211,12 +220,13 @@ async def serve(source: BinaryIO, output: int, journal: int) -> None:
         print(f"127.0.0.1:{listener.socket.getsockname()[1]}", flush=True)
 
 
-def main(source: str, output: str, _: str) -> None:
+def main(source: str, output: str, policy: str) -> None:
     """Do what the command line says."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with Path(source).open("rb", buffering=0) as lines:
         journal = os.open(output + ".journal", flags)
-        trio.run(serve, lines, os.open(output, flags), journal)
+        is_synced = policy == "trio-sync"
+        trio.run(serve, Server(lines, os.open(output, flags), journal, is_synced=is_synced))
 
 
 if __name__ == "__main__":

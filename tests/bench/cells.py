@@ -12,12 +12,15 @@ from lone import BUSY_CONNECTIONS, Trips, busy_trips, idle_trips
 from measure import Sample
 from peers import echo_job, parallel_job, python_job, queue_job
 from table import (
+    BARE_CROWD,
+    BARE_CROWD_SYNC,
+    BARE_TRIO,
+    BARE_TRIO_SYNC,
     FLOOR,
     FLOOR_CHECK,
     FLOOR_CROWD,
     FLOOR_CROWD_SYNC,
     FLOOR_SYNC,
-    FLOOR_TRIO,
     FLOOR_WIDE,
 )
 
@@ -63,18 +66,21 @@ class Cells:
         self._peers_python = peers_python
 
     def floors(self) -> Iterator[Cell]:
-        """The bare loop, and the bare bytes."""
+        """The bare loops, and the bare bytes."""
+        floors = {"check": FLOOR, "trio": FLOOR, "trio-sync": FLOOR_SYNC}
         for batch in BATCHES:
             yield self._cell("loopback echo", batch, echo_job, batch, self._lines(SPEEDS, batch))
         for row, policy, speeds in (
             (FLOOR, "none", SPEEDS),
             (FLOOR_CHECK, "check", SPEEDS),
-            (FLOOR_TRIO, "trio", SPEEDS),
             (FLOOR_SYNC, "sync", SYNCED_SPEEDS),
+            (BARE_TRIO, "trio", SPEEDS),
+            (BARE_TRIO_SYNC, "trio-sync", SYNCED_SPEEDS),
         ):
             for batch in BATCHES:
                 count = self._lines(speeds, batch)
-                yield self._cell(row, batch, floor_job, policy, batch, count)
+                floor = floors.get(policy)
+                yield self._cell(row, batch, floor_job, policy, batch, count, floor=floor)
 
     def plain(self) -> Iterator[Cell]:
         """Plain workers in both forms."""
@@ -93,9 +99,14 @@ class Cells:
     def crowd(self) -> Iterator[Cell]:
         """64 connections at batch 1."""
         count = self._count(20_000)
-        for row, policy in ((FLOOR_CROWD, "none"), (FLOOR_CROWD_SYNC, "sync")):
+        for row, policy, floor in (
+            (FLOOR_CROWD, "none", None),
+            (FLOOR_CROWD_SYNC, "sync", None),
+            (BARE_CROWD, "trio", FLOOR_CROWD),
+            (BARE_CROWD_SYNC, "trio-sync", FLOOR_CROWD_SYNC),
+        ):
             job = functools.partial(floor_job, connections=BUSY_CONNECTIONS)
-            yield self._cell(row, 1, job, policy, 1, count)
+            yield self._cell(row, 1, job, policy, 1, count, floor=floor)
         for policy in ("interval", "always"):
             floor = FLOOR_CROWD_SYNC if policy == "always" else FLOOR_CROWD
             job = functools.partial(plain_job, connections=BUSY_CONNECTIONS)

@@ -25,6 +25,7 @@ FLOORS = {
     "sync": script("floor.py"),
     "check": (sys.executable, BENCH / "floor.py"),
     "trio": (sys.executable, BENCH / "bare_trio.py"),
+    "trio-sync": (sys.executable, BENCH / "bare_trio.py"),
 }
 FLOOR_POLICY = {"always": "sync", "interval": "none", "never": "none"}
 LOOK_SECONDS = 0.01
