@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from jobs import TRIOLINE, Place, Site, ask, serve, with_plain_workers
 from lone import time_trips
-from measure import DEADLINE_SECONDS, ROOT, Failed, script, started
+from measure import DEADLINE_SECONDS, ROOT, Child, Failed, script, started
 from plain_worker import connect
 from table import machine_text, markdown, megabytes, number
 
@@ -23,6 +23,8 @@ BATCH = 1_000
 STARTS = 5
 TRIPS = 1_000
 WAKES = 20
+LOOK_SECONDS = 0.05
+IDLE_SHARE = 0.02
 
 Row = tuple[str, str]
 """What it is, and the figure."""
@@ -94,15 +96,17 @@ def _do(site: Site, count: int) -> None:
 
 def idle_connections(place: Place, count: int) -> Iterator[Row]:
     """What connections cost that do nothing, and whom they hinder."""
-    with place.trioline(place.inputs.file(10 * TRIPS), "--fsync", "interval") as site:
+    # No second copies: late lines would be given to all of them who wait.
+    options = ("--fsync", "interval", "--hedge", "0")
+    with place.trioline(place.inputs.file(10 * TRIPS), *options) as site:
         before_bytes = site.server.resident_bytes()
-        alone = time_trips(site, TRIPS, "together")
+        alone = time_trips(site, TRIPS, "apart")
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(connect(site.address)) for _ in range(count)]
             for sock in socks:
                 _ping(sock)
             idle_bytes = site.server.resident_bytes()
-            among = time_trips(site, TRIPS, "together")
+            among = time_trips(site, TRIPS, "apart")
             wakes = _time_wakes(site, socks)
             waiting_bytes = site.server.resident_bytes()
     yield (
@@ -136,7 +140,7 @@ def _time_wakes(site: Site, socks: Sequence[socket.socket]) -> list[float]:
         for sock in socks:
             poll.register(sock, select.EPOLLIN)
             sock.sendall(b'{"op":"get","wait":600}\n')
-        ask(holder, stream.readline, op="status")  # behind all of them
+        _wait_idle(site.server)
         for line in held[:WAKES]:
             begin_at = time.monotonic()
             ask(holder, stream.readline, op="release", ids=[line])
@@ -147,6 +151,14 @@ def _time_wakes(site: Site, socks: Sequence[socket.socket]) -> list[float]:
             if len(woken) != 1:
                 raise Failed(f"{len(woken)} connections heard of one line that came back")
     return times
+
+
+def _wait_idle(server: Child) -> None:
+    """Wait until a server has done all there is."""
+    before, now = -1.0, server.processor_seconds()
+    while now - before > IDLE_SHARE * LOOK_SECONDS:
+        time.sleep(LOOK_SECONDS)
+        before, now = now, server.processor_seconds()
 
 
 def starts(place: Place) -> Iterator[Row]:
