@@ -51,16 +51,22 @@ def flat_table(place: Place, *, is_quick: bool) -> str:
 
 
 def by_length(place: Place, counts: Sequence[int]) -> Iterator[Row]:
-    """Speed and memory of jobs of several lengths."""
+    """Speed and memory of jobs of several lengths, and of the floor, which says what of it is the
+    machine's."""
     for count in counts:
-        with place.trioline(place.inputs.file(count), "--fsync", "interval") as site:
-            sample = with_plain_workers(site, BATCH)
-        assert sample.server_seconds_per_million is not None
-        yield (
-            f"{number(count)} lines, batch {BATCH}, interval",
-            f"{number(sample.speed)} lines/s, {sample.server_seconds_per_million:.2f} server s/M "
-            f"lines, {megabytes(sample.server_bytes)} MB",
-        )
+        source = place.inputs.file(count)
+        for name, serving in (
+            ("floor", place.floor(source, "none")),
+            ("trioline, interval", place.trioline(source, "--fsync", "interval")),
+        ):
+            with serving as site:
+                sample = with_plain_workers(site, BATCH)
+            assert sample.server_seconds_per_million is not None
+            yield (
+                f"{number(count)} lines, batch {BATCH}, {name}",
+                f"{number(sample.speed)} lines/s, {sample.server_seconds_per_million:.2f} server "
+                f"s/M lines, {megabytes(sample.server_bytes)} MB",
+            )
 
 
 def resumes(place: Place, counts: Sequence[int]) -> Iterator[Row]:
