@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
         cells = all_cells(place, seconds, options.peers_python)
         if options.only:
             cells = [one for one in cells if any(part in one.name for part in options.only)]
+            if not cells:
+                sys.exit(f"No row/column has {' or '.join(options.only)} in it.")
         table = Table(measure(cells, rounds))
     print(table.as_text())
     if options.json:

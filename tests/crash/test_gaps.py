@@ -98,7 +98,7 @@ def test_one_bad_byte_costs_one_frame(fsync: Fsync, behind: int, where: str) -> 
     job = Job.open(settings, files)
     assert settled(job) == set(range(behind, LINES)) - lost
     assert job.warning is not None
-    assert f"{SEGMENT} was damaged: bytes {at:,} to {at + size:,} are not" in job.warning
+    assert f"Bytes {at:,} to {at + size:,} of {SEGMENT} are not" in job.warning
     copy = FOLDER / re.findall(r"copy of the whole file is (\S+)\.", job.warning)[0]
     assert files.get(copy) == as_it_was
     job.close()
@@ -138,7 +138,7 @@ def test_a_bad_end_is_told_and_kept(text: bool, cut_bytes: int) -> None:
 
     job = Job.open(settings, files)
     assert settled(job) == set(range(4, LINES - PIECE))
-    assert f"{SEGMENT} was damaged: bytes {at:,} to " in str(job.warning)
+    assert f"Bytes {at:,} to " in str(job.warning)
     assert files.get(copy_of(f"{SEGMENT.name}.damaged-{at}", as_it_was)) == as_it_was
     job.close()
     job = Job.open(settings, files)

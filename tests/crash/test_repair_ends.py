@@ -46,7 +46,7 @@ def test_a_bad_end_of_the_journal_is_announced(settings: JobSettings) -> None:
     data = begun(settings)
     damaged = inverted(data[SEGMENT], len(data[SEGMENT]) - 1)
     files, plan = repaired({**data, SEGMENT: damaged})
-    assert f"to {len(damaged)} at its end are not what was written" in " ".join(plan.found)
+    assert f"to {len(damaged)} at its end are not what was to be written" in " ".join(plan.found)
     assert f"{SEGMENT}: keep its good frames" in plan.steps
     assert plan.is_journal_damaged
     assert files.get(COPIES / SEGMENT.name) == damaged

@@ -479,9 +479,25 @@ def test_of_several_results_in_one_message_the_first_counts(serve: Serve) -> Non
     assert (server.folder / "out").read_text() == '"first"\n1\n'
 
 
+def test_null_is_a_result_and_no_line_nor_error(serve: Serve) -> None:
+    server = serve(3)
+    with server.connect() as wire:
+        wire.ask(op="get", max=3)
+        rows: list[dict[str, object]] = [
+            {"id": 0, "result": None, "line": None, "error": None},
+            {"id": 1, "line": "1", "error": None},
+            {"id": 2, "error": "no", "retry": False, "line": None},
+        ]
+        reply = wire.ask(op="done", results=rows)
+        assert reply == {"ok": True, "accepted": 2, "duplicate": 0, "failed": 1}
+        assert wire.ask(op="get", wait=20)["status"] == "complete"
+    assert (server.folder / "out").read_text() == "null\n1\nnull\n"
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
+        (b'{"op":"done","results":[{"id":0,"result":null,"line":"1"}]}', "bad-request"),
         (b'{"op":"get","wait":1e999}', "bad-request"),
         (b'{"op":"get","wait":-1}', "bad-request"),
         (b'{"op":"get","max":0}', "bad-request"),

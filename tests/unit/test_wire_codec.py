@@ -444,8 +444,8 @@ OPTIONAL_FIELDS: dict[str, dict[str, list[bytes]]] = {
             b"[{}]",
             b'[{"result":1}]',
             *(b'[{"id":' + bad + b',"result":1}]' for bad in [*INTS, b"null"]),
-            *(b'[{"id":1,"line":' + bad + b"}]" for bad in [*TEXTS, b"null"]),
-            *(b'[{"id":1,"error":' + bad + b"}]" for bad in [*TEXTS, b"null"]),
+            *(b'[{"id":1,"line":' + bad + b"}]" for bad in TEXTS),
+            *(b'[{"id":1,"error":' + bad + b"}]" for bad in TEXTS),
             *(b'[{"id":1,"error":"","retry":' + bad + b"}]" for bad in [*BOOLS, b"null"]),
         ]
     },

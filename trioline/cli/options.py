@@ -212,7 +212,9 @@ end_options = _stack(
 listen_options = _stack(
     click.option("--host", default=DEFAULT_HOST, show_default=True, help="Where to listen."),
     click.option(
-        "--port", type=int, help=f"0: any free one.  [default: {DEFAULT_PORT}; none with --unix]"
+        "--port",
+        type=int,
+        help=f"0: any free one.  [default: {DEFAULT_PORT}; none with --unix, nor with `run`]",
     ),
     click.option(
         "--unix",

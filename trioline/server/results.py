@@ -77,11 +77,11 @@ def check_rows(rows: Sequence[Result], number_of: NumberOf = int, *, text: bool)
     for row in rows:
         if row.id in payloads or row.id in errors:
             continue
-        if row.result is not UNSET and row.line is UNSET and row.error is UNSET:
+        if row.result is not UNSET and row.line is None and row.error is None:
             payloads[row.id] = bytes(row.result)
-        elif row.line is not UNSET and row.result is UNSET and row.error is UNSET:
+        elif row.line is not None and row.result is UNSET and row.error is None:
             payloads[row.id] = _line_payload(number_of(row.id), row.line, text=text)
-        elif row.error is not UNSET and row.result is UNSET and row.line is UNSET:
+        elif row.error is not None and row.result is UNSET and row.line is None:
             errors[row.id] = Failed(row.error[:MAX_TEXT_CHARS], row.retry)
         else:
             line = number_of(row.id)

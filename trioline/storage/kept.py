@@ -56,9 +56,9 @@ def keep_tail(disk: Disk, file: GrowingFile, folder: Path) -> str | None:
             where = f"; a copy of them is in {copy}"
     return (
         f"{file.path} had {end - begin:,} bytes ({count:,} whole lines) behind byte {begin:,} that"
-        " neither checkpoint nor journal knows of there, as after a loss of power, or where one of"
-        f" these is damaged or older: they were cut off{where}. What the journal does not have of"
-        " these lines is computed again."
+        " neither checkpoint nor journal knows of there, as after a kill in the midst of a write or"
+        f" a loss of power, or where one of these is damaged or older: they were cut off{where}."
+        " What the journal does not have of these lines is computed again."
     )
 
 
@@ -89,9 +89,9 @@ def take_out_gaps(disk: Disk, segment: Segment) -> str:
     disk.sync_folder(path.parent)
     where = ", ".join(f"{begin:,} to {end:,}" for begin, end in gaps)
     return (
-        f"{path} was damaged: bytes {where} are not what was written, as after a loss of power or a"
-        " fault of the disk. What is behind them was kept; the lines in them are computed again."
-        f" A copy of the whole file is {copy}."
+        f"Bytes {where} of {path} are not what was to be written, as after a kill in the midst of a"
+        " write, a loss of power, or a fault of the disk. What else is in it was kept; the lines in"
+        f" them are computed again. A copy of the whole file is {copy}."
     )
 
 

@@ -59,13 +59,13 @@ class Get:
     stage: str | None = None
 
 
-class Result(msgspec.Struct, gc=False):
-    """One row of ``Done``: exactly one of result, line and error is set."""
+class Result(msgspec.Struct, gc=False, omit_defaults=True):
+    """One row of ``Done``: exactly one of result, line and error is there; ``null`` is a result."""
 
     id: Id
     result: Raw | UnsetType = UNSET
-    line: str | UnsetType = UNSET
-    error: str | UnsetType = UNSET
+    line: str | None = None
+    error: str | None = None
     retry: bool = True
 
 

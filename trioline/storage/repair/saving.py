@@ -49,8 +49,9 @@ def torn(scans: list[Scan], segments: list[Scan], notes: Notes, *, is_followed: 
     ends = [scan for scan in bad if scan.has_bad_end]
     for scan in ends if notes.steps else []:
         notes.found.append(
-            f"{scan.path}: bytes {scan.bad_at} to {scan.length} at its end are not what was"
-            " written, as after a loss of power or a fault of the disk"
+            f"{scan.path}: bytes {scan.bad_at} to {scan.length} at its end are not what was to be"
+            " written, as after a kill in the midst of a write, a loss of power, or a fault of the"
+            " disk"
         )
         notes.steps.append(f"{scan.path}: {'keep its good frames' if scan.pieces else 'remove it'}")
     return bad if is_followed else ends
