@@ -226,3 +226,15 @@ def test_nothing_fresh_is_given_out_while_too_much_waits(monkeypatch: pytest.Mon
     offer = ledger.offer(5, 1, fresh_first=True)
     assert offer is not None
     assert offer.first == 2
+
+
+def test_what_waits_and_is_settled_holds_nothing_fresh_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trioline.ledger.MAX_WAITING_RANGES", 2)
+    ledger = make()
+    take(ledger, ANNA, 2)
+    for line in range(2):
+        ledger.fail(0, ANNA, line, "no")
+    ledger.settle(0, ANNA, range(2))
+    offer = ledger.offer(0, 1)
+    assert offer is not None
+    assert offer.first == 2

@@ -233,14 +233,15 @@ class Ledger:
         if self._backlog.is_idle:
             return self._offer_fresh(max_count)
         self._backlog.wake(now)
-        is_full = self._backlog.count >= MAX_WAITING_RANGES
-        fresh = self._offer_fresh(max_count) if fresh_first and not is_full else None
-        if fresh is not None:
-            return fresh
+        if fresh_first and self._backlog.count < MAX_WAITING_RANGES:
+            fresh = self._offer_fresh(max_count)
+            if fresh is not None:
+                return fresh
         queued = self._backlog.offer(now, max_count, holder)
-        if queued is not None or is_full or self._backlog.is_volunteer(now, holder):
+        if queued is not None or self._backlog.is_volunteer(now, holder):
             return queued
-        return self._offer_fresh(max_count)
+        # Counted anew: ranges that were settled meanwhile have gone out just now.
+        return self._offer_fresh(max_count) if self._backlog.count < MAX_WAITING_RANGES else None
 
     def _offer_fresh(self, max_count: int) -> Offer | None:
         stop = self._table.base + self.window
