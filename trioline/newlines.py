@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+_SAMPLE_BYTES = 256
+_DENSE_COUNT = 8
+"""So many newlines in a sample: lines of some 32 bytes, at which both ways take as long."""
+
 
 def count_newlines(data: bytes) -> int:
     r"""Count the ``b"\n"`` in ``data``; takes as much memory again for a moment.
 
     ``bytes.count`` looks at one byte after the other, ``bytes.replace`` finds the next one with
-    memchr: of lines of 190 bytes that takes a quarter of the time (0.015 instead of 0.06 us each).
+    memchr: of lines of 190 bytes that takes a quarter of the time (0.015 instead of 0.06 us each),
+    of short ones up to forty times as long.
     """
+    found = data.count(b"\n", 0, _SAMPLE_BYTES)
+    if len(data) <= _SAMPLE_BYTES:
+        return found
+    if found >= _DENSE_COUNT:
+        return data.count(b"\n")
     return len(data) - len(data.replace(b"\n", b""))
 
 

@@ -18,6 +18,12 @@ def test_it_counts_as_bytes_count_does(text: bytes) -> None:
     assert count_newlines(text) == text.count(b"\n")
 
 
+def test_it_counts_short_and_long_lines_after_each_other() -> None:
+    short, long = b"\n" * 1_000, (b"x" * 190 + b"\n") * 1_000
+    for text in (short, long, short + long, long + short, short[:256], long[:257]):
+        assert count_newlines(text) == text.count(b"\n")
+
+
 @given(texts, st.integers(0, 100), st.integers(1, 70), st.integers(0, 5_000))
 def test_so_many_lines_end_in_the_same_place_whatever_the_guess(
     text: bytes, begin: int, count: int, guess: int
