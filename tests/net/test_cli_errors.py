@@ -129,6 +129,19 @@ def test_files_that_cannot_be_used(
     refuse(command, *arguments, *work, *port, says=says)
 
 
+@pytest.mark.parametrize(
+    "names", [("caf\udce9", "out"), ("in", "caf\udce9"), ("in", "out", "--rejected", "caf\udce9")]
+)
+def test_file_names_that_are_not_utf_8(
+    names: tuple[str, ...], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "caf\udce9").write_bytes(b"" if names[0] == "in" else numbers(5))
+    finished = invoke("serve", *names, "--port", "0", capture=capfd.readouterr)
+    check_refusal(finished, 2)
+    assert "The path 'caf\\udce9' is not UTF-8" in finished.stderr
+    assert not list(folder.glob("*.trioline"))
+
+
 @pytest.fixture
 def nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder in which this process, root or not, has no special rights."""

@@ -40,6 +40,8 @@ def check_paths(disk: Disk, settings: JobSettings) -> int:
     Raises:
         UsageError: One of them cannot be used as it is.
     """
+    for path in (settings.input, settings.output, settings.rejected):
+        _check_name(path)
     given = _check_input(disk, settings.input)
     for path, option in ((settings.output, "the output"), (settings.rejected, "--rejected")):
         _check_target(disk, path, option, given, settings.input)
@@ -57,6 +59,15 @@ def check_paths(disk: Disk, settings: JobSettings) -> int:
     if state is not None and not disk.is_writable(settings.state):
         raise UsageError(f"{settings.state} is not writable: check its permissions.")
     return given.size
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        # It is kept as JSON, in run.json and in marks.
+        problem = f"The path {str(path)!r} is not UTF-8: give the file a name that is."
+        raise UsageError(problem) from error
 
 
 def _check_input(disk: Disk, path: Path) -> Stat:
