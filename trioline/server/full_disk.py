@@ -42,7 +42,8 @@ class FullDisk:
         Args:
             make_room: Called first where there is none; says whether it made some.
 
-        Cancellation: a call under way is finished; none is made any more.
+        Cancellation: a call under way is finished, and room is made if that found none; it is not
+        made again.
         """
         while True:
             try:
