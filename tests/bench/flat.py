@@ -162,7 +162,10 @@ def _time_wakes(site: Site, socks: Sequence[socket.socket]) -> list[float]:
 def _wait_idle(server: Child) -> None:
     """Wait until a server has done all there is."""
     before, now = -1.0, server.processor_seconds()
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while now - before > IDLE_SHARE * LOOK_SECONDS:
+        if time.monotonic() > deadline:
+            raise Failed(f"the server is not idle after {DEADLINE_SECONDS:g} seconds")
         time.sleep(LOOK_SECONDS)
         before, now = now, server.processor_seconds()
 

@@ -212,9 +212,7 @@ end_options = _stack(
 listen_options = _stack(
     click.option("--host", default=DEFAULT_HOST, show_default=True, help="Where to listen."),
     click.option(
-        "--port",
-        type=int,
-        help=f"0: any free one.  [default: {DEFAULT_PORT}; none with --unix, nor with `run`]",
+        "--port", type=int, help=f"0: any free.  [default: {DEFAULT_PORT}; none with --unix, `run`]"
     ),
     click.option(
         "--unix",
