@@ -45,6 +45,14 @@ def make(*, is_finished: bool = True, text: bool = False) -> tuple[CrashFiles, J
     return files, settings
 
 
+def answer_all(retry: Retry, files: CrashFiles, results: bytes) -> None:
+    """Run all four lines of a retry again, to its end."""
+    job = Job.open(retry.settings, files)
+    job.commit([Results(0, 4, results)])
+    job.finish(job.source.offset_of(4))
+    job.close()
+
+
 def test_the_lines_come_from_the_input_byte_for_byte() -> None:
     files, settings = make()
     retry = Retry.open(settings, files)
@@ -89,10 +97,7 @@ def test_it_holds_the_jobs_lock() -> None:
 def test_without_its_lock_it_lets_nobody_in_and_replaces_nothing() -> None:
     files, settings = make()
     retry = Retry.open(settings, files)
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"22\n333\n4\n55555\n")
     files.unlink(settings.state / "lock")
     with pytest.raises(JobLocked, match="at work on /d/out"):
         Job.open(attrs.evolve(settings, fresh=True), files)
@@ -179,10 +184,7 @@ def test_files_cut_under_a_retry_are_named_and_nothing_changes() -> None:
     files, settings = make()
     retry = Retry.open(settings, files)
     assert retry.numbers is not None
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"2\n3\n4\n5\n")
     before = files.get(settings.output)
     path = RetryFiles(settings).numbers
     whole = files.get(path)
@@ -233,10 +235,7 @@ def test_long_results_that_were_changed_are_named() -> None:
 def test_without_room_for_the_copy_nothing_changes_and_nothing_is_left() -> None:
     files, settings = make()
     retry = Retry.open(settings, files)
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"2\n3\n4\n5\n")
     before = files.get(settings.output)
     files.fail = lambda call, path, _: (
         errno.ENOSPC if call == "pwrite" and path.name == ".out.trioline-new" else None
@@ -261,10 +260,7 @@ def is_full_at(full_at: int) -> bool:
     """Whether that call of the last step, the first being 0, can find the disk full."""
     files, settings = make()
     retry = Retry.open(settings, files)
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"2\n3\n4\n5\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"2\n3\n4\n5\n")
     seen = itertools.count()
     files.fail = lambda call, path, _: (
         errno.ENOSPC if call in ("rename", "pwrite") and next(seen) == full_at else None
@@ -333,10 +329,7 @@ def test_a_table_from_before_a_retry_is_told_from_an_edited_output() -> None:
     files, settings = make()
     before = files.get(settings.state / "checksums")
     retry = Retry.open(settings, files)
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"22\n333\n4\n55555\n")
     retry.put_in_place()
     retry.close()
     files.put(settings.state / "checksums", before)
@@ -349,10 +342,7 @@ def test_a_table_from_before_a_retry_is_told_from_an_edited_output() -> None:
 def test_a_retry_puts_nothing_beside_a_damaged_table() -> None:
     files, settings = make()
     retry = Retry.open(settings, files)
-    job = Job.open(retry.settings, files)
-    job.commit([Results(0, 4, b"22\n333\n4\n55555\n")])
-    job.finish(job.source.offset_of(4))
-    job.close()
+    answer_all(retry, files, b"22\n333\n4\n55555\n")
     files.put(settings.state / "checksums", bytes(8))
     with pytest.raises(StorageError, match=r"checksums is not what.*trioline repair"):
         retry.put_in_place()
